@@ -1,0 +1,1 @@
+"""One file a family: benchmarks/peers/<family>.py defines `rows() -> Iterable[Row]`, variants interleaved in one process."""

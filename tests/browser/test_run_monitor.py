@@ -1,0 +1,221 @@
+"""RunMonitor in a real JupyterLab, on a run that was really launched. The tests share it and leave it running."""
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from tests.browser import laws, toy
+from tests.browser.laws import Lab, Notebook
+from toolkit.runs import Run
+
+LAUNCH = """
+from toolkit.launch import launch
+from tests.browser.toy import train
+run = launch(train, 600, name="toy", root={root!r})
+"""
+WATCH = """
+from toolkit.runs import Run
+from widgets import RunMonitor
+monitor = RunMonitor(Run.attach({folder!r}))
+monitor
+"""
+MONITOR = ".sb-monitor"
+SAVED_LIMIT = 200_000
+
+
+@dataclass
+class Watched:
+    """A run, and the notebook that shows its monitor."""
+
+    book: Notebook
+    root: Locator
+    run: Run
+
+    def step(self) -> int:
+        """The step that the monitor shows."""
+        found = re.search(r"step (\d+)", self.root.locator(".sb-monitor-facts").inner_text())
+        assert found
+        return int(found[1])
+
+    def moves(self) -> None:
+        """The shown step grows."""
+        before, until = self.step(), time.monotonic() + 5
+        while self.step() < before + 3:
+            assert time.monotonic() < until, f"the monitor stays at step {before}"
+            time.sleep(0.1)
+
+    def shows(self, state: str) -> None:
+        """The badge says `state`, and so does the run."""
+        expect(self.root.locator(".sb-monitor-badge")).to_have_text(state, timeout=30_000)
+        assert self.run.state.name == state
+
+
+@pytest.fixture(scope="module")
+def watched(lab: Lab) -> Iterator[Watched]:
+    folder = lab.work / "runs" / "toy"
+    book = lab.open(LAUNCH.format(root=str(lab.work)), WATCH.format(folder=str(folder)), "import time; time.sleep(4)")
+    book.run_cell(0)
+    try:
+        root = laws.renders(book, MONITOR, cell=1)
+        found = Watched(book, root, Run(folder))
+        found.shows("running")
+        yield found
+    finally:
+        if (folder / "launch.json").exists() and Run(folder).alive:
+            Run(folder).kill()
+        book.close()
+
+
+def test_charts_follow_the_run(watched: Watched) -> None:
+    charts = watched.root.locator(".sb-chart")
+    expect(charts).to_have_count(6)
+    expect(charts.locator("figcaption > b")).to_have_text(
+        ["Loss", "Learning rate", "Speed", "Gradient norm", "Memory", "Step time"]
+    )
+    expect(charts.first.get_by_role("img")).to_have_attribute("aria-label", re.compile(r"^Loss, steps 1 to \d+: train 3\.\d+ to"))
+    expect(watched.root).to_contain_text(toy.TEXT)
+    watched.moves()
+
+
+def test_it_stays_live_while_a_cell_blocks(watched: Watched) -> None:
+    watched.book.run_cell(2)
+    watched.book.page.wait_for_function(f"() => {laws.KERNEL}.status === 'busy'")
+    watched.moves()
+    assert watched.book.page.evaluate(f"() => {laws.KERNEL}.status") == "busy"
+    watched.book.wait_idle()
+
+
+def test_pause_and_resume_by_click(watched: Watched) -> None:
+    laws.acts(watched.root, "Pause", lambda: watched.shows("paused"))
+    at = watched.step()
+    assert at == watched.run.state.step
+    expect(watched.root.locator(".sb-monitor-marks")).to_contain_text(f"step {at}: paused")
+    laws.acts(watched.root, "Resume", lambda: watched.shows("running"))
+    watched.moves()
+
+
+def test_keyboard_alone_is_enough(watched: Watched) -> None:
+    laws.is_reached_by_keyboard(watched.book, watched.root, 1, ["Pause", "Checkpoint now", "Stop and keep"])
+    keyboard, root = watched.book.page.keyboard, watched.root
+    keyboard.press("p")
+    watched.shows("paused")
+    keyboard.press("c")
+    expect(root.locator(".sb-monitor-marks")).to_contain_text("checkpoint")
+    keyboard.press("p")
+    watched.shows("running")
+    keyboard.press("Tab")
+    expect(root.get_by_role("group", name="Charts")).to_be_focused()
+    keyboard.press("ArrowRight")
+    keyboard.press("ArrowRight")
+    expect(root.locator(".sb-chart-step").first).to_have_text("step 2")
+    expect(root.get_by_role("status")).to_contain_text(re.compile(r"^Step 2: train \d\.\d+"))
+    keyboard.press("t")
+    expect(root.get_by_role("table")).to_contain_text("held out")
+    keyboard.press("t")
+    assert watched.book.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.length") == 3
+
+
+def test_both_themes(watched: Watched) -> None:
+    laws.follows_theme(watched.book, watched.root, "run-monitor")
+
+
+def test_the_saved_state_is_small_and_has_a_static_twin(watched: Watched) -> None:
+    size = int(watched.book.execute("import json; print(len(json.dumps(monitor.get_state())))"))
+    assert size < SAVED_LIMIT
+    twin = next(output for output in watched.book.save().cells[1].outputs if "sb-twin" in output.data.get("text/html", ""))
+    html = twin.data["text/html"]
+    assert re.search(r'<img alt="Run \w+, step \d+ of 600\. Loss, train: 3[^"]+" src="data:image/svg\+xml;base64,', html)
+    assert "<td>" in html
+    assert twin.data["text/plain"].startswith("toy: Run ")
+
+
+def test_a_reloaded_page_goes_on(watched: Watched) -> None:
+    laws.survives_reload(watched.book, watched.root, watched.moves)
+
+
+def test_a_restarted_kernel_attaches(watched: Watched) -> None:
+    laws.survives_restart(watched.book, watched.root, 1, watched.moves)
+    expect(watched.root.locator(".sb-monitor-marks")).to_contain_text("paused")
+
+
+def test_stop_and_keep_then_resume(watched: Watched) -> None:
+    laws.acts(watched.root, "Stop and keep", lambda: watched.shows("stopped"))
+    expect(watched.root.get_by_role("button")).to_have_text(["Resume run"])
+    stopped_at = watched.step()
+    laws.acts(watched.root, "Resume run", lambda: watched.shows("running"))
+    expect(watched.root.locator(".sb-monitor-facts")).to_contain_text("attempt 2")
+    assert watched.step() < stopped_at
+    watched.root.get_by_role("button", name="Pause").focus()
+    watched.book.page.keyboard.press("s")
+    watched.shows("stopped")
+
+
+def test_nothing_left_the_machine_or_complained(watched: Watched) -> None:
+    laws.stays_here(watched.book)
+
+
+def test_notebook_7_shows_the_same(watched: Watched, lab: Lab) -> None:
+    book = lab.open(WATCH.format(folder=str(watched.run.folder)), app="notebook")
+    book.console.clear()  # what Notebook 7 complains about while it starts
+    try:
+        root = laws.renders(book, MONITOR, cell=0)
+        expect(root.locator(".sb-monitor-badge")).to_have_text(watched.run.state.name)
+        expect(root.locator(".sb-chart canvas")).to_have_count(6)
+        laws.picture(book, root, "run-monitor-notebook7")
+        laws.stays_here(book)
+    finally:
+        book.close()
+
+
+def test_a_hostile_run_is_inert(lab: Lab) -> None:
+    folder = lab.work / "runs" / "hostile"
+    make_hostile(folder)
+    book = lab.open(WATCH.format(folder=str(folder)))
+    try:
+        root = laws.renders(book, MONITOR, cell=0)
+        expect(root.locator(".sb-monitor-badge")).to_have_text("failed")
+        expect(root.locator(".sb-chart")).to_have_count(6)
+        expect(root.locator("figcaption > b")).to_contain_text(["<img src=x onerror=window.hacked=1>"])
+        expect(root.locator(".sb-monitor-failure")).to_contain_text("Rank 0: <b>ValueError</b>")
+        expect(root).to_contain_text("<script>window.hacked = 1</script> red evil.txt")
+        root.locator("summary", has_text="Values as a table").click()
+        laws.is_inert(root)
+        text = root.inner_text()
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+        assert len(text) < 30_000
+        size = int(book.execute("import json; print(len(json.dumps(monitor.get_state())))"))
+        assert size < SAVED_LIMIT
+        twin = "".join(output.data.get("text/html", "") for output in book.save().cells[0].outputs)
+        assert "sb-twin" in twin
+        assert not re.search(r"<(script|img src=x|b>V)", twin)
+        laws.picture(book, root, "run-monitor-failed")
+        laws.is_accessible(book, root)
+        laws.stays_here(book)
+    finally:
+        book.close()
+
+
+def make_hostile(folder: Path) -> None:
+    """A failed run whose every text is an attack, and whose numbers are none."""
+    events = toy.make_folder(folder)
+    names = ("<img src=x onerror=window.hacked=1>", "__proto__", "constructor", "../../etc/passwd", "\x1b[31mred\u202e", "loss")
+    values = (float("nan"), float("inf"), -1e308, 1e308, 5e-324, 0.0)
+    for step in range(1, 40):
+        events.write("metrics", {name: values[(step + at) % len(values)] for at, name in enumerate(names)}, step=step)
+    sample = "<script>window.hacked = 1</script> \x1b[31mred\x1b[0m \u202eevil.txt\x00\x07 " + "wide " * 50_000
+    events.write("sample", {"prompt": "<svg onload=window.hacked=1>", "text": sample[:300]}, step=39)
+    events.write("command", {"n": 1, "command": "set", "name": "<u>lr</u>", "value": "</script>", "applied": 20}, step=20)
+    report = {
+        "rank": 0,
+        "error": "<b>ValueError</b>\x1b[0m",
+        "likely": "<i>nothing</i>",
+        "remedy": "<a href='javascript:window.hacked=1'>click</a>",
+        "traceback": "Traceback\n" + "x" * 1_000_000 + "\n<script>window.hacked = 1</script>",
+        "tails": {"0": "\x1b]8;;https://evil.example\x07link\x1b]8;;\x07\n" + "y" * 10_000_000, "<b>": "z"},
+    }
+    toy.end(folder, "failed", 39, report=report, message="rank 0: <b>ValueError</b>")

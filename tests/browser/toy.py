@@ -1,0 +1,78 @@
+"""A training without a model: writes what a training writes and obeys what a training obeys, a step every 0.1 s."""
+
+import math
+import random
+import time
+from pathlib import Path
+
+from toolkit.runs import EventWriter, current, read_commands
+from toolkit.runs.files import replace_json
+
+PROMPT = "The with statement"
+TEXT = " is used to wrap the execution of a block with methods defined by a context manager."
+
+
+def train(steps: int, seconds: float = 0.1) -> dict[str, float]:
+    """Work of a run, for `launch(train, 600)`."""
+    context = current()
+    assert context is not None
+    events, done, state = context.events, 0, "running"
+
+    def say(name: str, step: int) -> str:
+        events.write("state", {"state": name, "controls": True, "total_steps": steps}, step=step)
+        return name
+
+    say("running", 0)
+    for step in range(1, steps + 1):
+        write_step(events, step, steps)
+        time.sleep(seconds)
+        while True:
+            for command in read_commands(context.folder, done):
+                done, name = command["n"], command["command"]
+                state = say({"pause": "paused", "resume": "running", "stop": "stopping"}.get(name, state), step)
+                events.write("command", {**command, "applied": step}, step=step)
+            if state != "paused":
+                break
+            time.sleep(0.05)
+        if state == "stopping":
+            break
+    return {"loss": curve(step)}
+
+
+def curve(step: int) -> float:
+    """A loss that falls."""
+    return 2.45 + 0.6 * math.exp(-step / 40)
+
+
+def write_step(events: EventWriter, step: int, steps: int) -> None:
+    """One step's metrics, and now and then a held-out loss and a sample."""
+    draw = random.Random(step)
+    metrics = {
+        "loss": curve(step) + draw.gauss(0, 0.03),
+        "lr": 1e-3 * min(1, step / 5) * 0.5 * (1 + math.cos(math.pi * step / steps)),
+        "tokens": step * 1024,
+        "tokens_per_second": 300 + draw.gauss(0, 15),
+        "step_seconds": 3.4 + draw.gauss(0, 0.1),
+        "grad_norm": 0.4 + 0.2 * math.exp(-step / 30) + abs(draw.gauss(0, 0.05)),
+        "memory_bytes": 1.4e9 + draw.gauss(0, 1e6),
+    }
+    if step == 1 or step % 20 == 0:
+        metrics["eval_loss"] = curve(step) + 0.02
+        events.write("sample", {"prompt": PROMPT, "text": TEXT}, step=step)
+    events.write("metrics", metrics, step=step)
+
+
+def make_folder(folder: Path) -> EventWriter:
+    """A run folder without a run; `end` gives it a final state."""
+    for part in ("series", "blobs", "calls", "code", "checkpoints"):
+        (folder / part).mkdir(parents=True)
+    replace_json(folder / "launch.json", {"entry": None, "processes": 1, "on": {"type": "Local"}})
+    replace_json(folder / "recipe.json", {"function": "tests.browser.toy:train"})
+    return EventWriter(folder, 0, 1)
+
+
+def end(folder: Path, name: str, step: int, **more: object) -> None:
+    """Write the state a supervisor would have left."""
+    now = time.time()
+    state = {"name": name, "attempt": 1, "step": step, "total_steps": step, "started": now - 125, "since": now}
+    replace_json(folder / "state.json", state | more)

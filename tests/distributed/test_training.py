@@ -1,0 +1,60 @@
+"""Training in one process and in several is the same training; a resumed one is the undisturbed one."""
+
+import pytest
+
+from tests.distributed.pool import Pool
+
+BODY = "tests.distributed.training_bodies:fit"
+LOSSES = {"float32": 1e-5, "float64": 1e-9}
+GRADIENTS = {"float32": 1e-5, "float64": 1e-10}
+PLANS = {2: [{"dp_shard": 2}, {"dp_replicate": 2}], 4: [{"dp_shard": 4}, {"dp_replicate": 2, "dp_shard": 2}]}
+
+
+def close(found: list[float], expected: list[float], tolerance: float) -> bool:
+    """max|a-b| <= tolerance * max|b|, the comparison of every parity test."""
+    largest = max((abs(value) for value in expected), default=0.0)
+    return len(found) == len(expected) and all(abs(a - b) <= tolerance * largest for a, b in zip(found, expected, strict=True))
+
+
+def same(found: dict, expected: dict, tolerance: float) -> None:
+    assert found.keys() == expected.keys() and expected
+    for name in expected:
+        assert close(found[name], expected[name], tolerance), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("adapted", [True, False], ids=["adapters", "whole"])
+def test_any_plan_trains_like_one_process(workers: Pool, dtype: str, adapted: bool) -> None:
+    (alone,) = workers.run(BODY, world=1, plan={}, dtype=dtype, adapted=adapted)
+    assert len(alone["losses"]) == 10 and alone["losses"][-1] != alone["losses"][0]
+    for world, plans in PLANS.items():
+        for plan in plans:
+            ranks = workers.run(BODY, world=world, plan=plan, dtype=dtype, adapted=adapted)
+            for rank in ranks:
+                assert close(rank["losses"], alone["losses"], LOSSES[dtype]), plan
+                same(rank["gradients"], alone["gradients"], GRADIENTS[dtype])
+                assert close([rank["held_out"]], [alone["held_out"]], LOSSES[dtype]), plan
+
+
+def test_micro_batches_do_not_change_the_step(workers: Pool) -> None:
+    (whole,) = workers.run(BODY, world=1, plan={}, dtype="float64", micro_rows=8)
+    (cut,) = workers.run(BODY, world=1, plan={}, dtype="float64", micro_rows=1)
+    assert close(cut["losses"], whole["losses"], 1e-9)
+    same(cut["gradients"], whole["gradients"], 1e-10)
+
+
+@pytest.mark.parametrize("adapted", [True, False], ids=["adapters", "whole"])
+def test_resume_is_bit_for_bit_with_the_same_plan(workers: Pool, tmp_path, adapted: bool) -> None:
+    case = dict(world=2, plan={"dp_shard": 2}, adapted=adapted, dropout=0.2 if adapted else 0.0)
+    undisturbed = workers.run(BODY, **case, save=[str(tmp_path), 7])
+    resumed = workers.run(BODY, **case, resume=str(tmp_path / "step-7"))
+    for before, after in zip(undisturbed, resumed, strict=True):
+        assert after["losses"] == before["losses"][7:]
+        assert after["weights"] == before["weights"]
+
+
+@pytest.mark.parametrize("world", [1, 4])
+def test_resume_with_another_number_of_shards(workers: Pool, tmp_path, world: int) -> None:
+    (undisturbed, _) = workers.run(BODY, world=2, plan={"dp_shard": 2}, dtype="float64", save=[str(tmp_path), 4])
+    resumed = workers.run(BODY, world=world, plan={"dp_shard": world}, dtype="float64", resume=str(tmp_path / "step-4"))
+    assert close(resumed[0]["losses"], undisturbed["losses"][4:], 1e-9)

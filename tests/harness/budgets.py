@@ -1,0 +1,80 @@
+"""The time budget of each folder under tests/: measured, printed as a table, and a failure when it is exceeded."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MINUTES = {"laws": 4, "parity": 4, "distributed": 6, "faults": 5, "browser": 5, "clusters": 6, "notebooks": 14}
+TOGETHER = {"parity": "laws"}  # these two share one budget
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def folder_of(path: Path) -> str:
+    """The folder under tests/ that a test's time is counted for.
+
+    >>> folder_of(TESTS / "laws" / "test_values.py")
+    'laws'
+    """
+    folder = path.resolve().relative_to(TESTS).parts[0]
+    if folder not in MINUTES:
+        raise pytest.UsageError(f"{path}: tests/{folder} has no time budget; the folders are {', '.join(MINUTES)}")
+    return folder
+
+
+class Budgets:
+    """Adds up the wall time of the tests, fixtures included, by folder."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.tests: Counter[str] = Counter()
+
+    def exceeded(self) -> list[str]:
+        """One line for each budget that was not kept."""
+        spent: Counter[str] = Counter()
+        for folder, seconds in self.seconds.items():
+            spent[TOGETHER.get(folder, folder)] += seconds
+        return [
+            f"tests/{folder} took {seconds:.0f} s: more than its {MINUTES[folder]} minutes"
+            for folder, seconds in spent.items()
+            if seconds > 60 * MINUTES[folder]
+        ]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        order = list(MINUTES)
+        items.sort(key=lambda item: order.index(folder_of(item.path)))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            return (yield)
+        finally:
+            folder = folder_of(item.path)
+            self.seconds[folder] += time.perf_counter() - started
+            self.tests[folder] += 1
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        soak = session.config.getoption("--soak")
+        if session.exitstatus == pytest.ExitCode.OK and self.exceeded() and not soak:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self.tests:
+            return
+        terminalreporter.section("time by folder")
+        for folder, minutes in MINUTES.items():
+            if self.tests[folder]:
+                budget = f"with {TOGETHER[folder]}" if folder in TOGETHER else f"of {minutes} min"
+                line = f"{folder:<12} {self.tests[folder]:>5} tests {self.seconds[folder]:>7.1f} s {budget}"
+                terminalreporter.write_line(line)
+        for line in self.exceeded():
+            terminalreporter.write_line(f"OVER BUDGET: {line}", red=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Budgets(), "scalebook-budgets")

@@ -1,0 +1,37 @@
+"""The reference transformer, and weights in and out of the hub layout."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.models.cache import KVCache as KVCache
+    from toolkit.models.config import RopeScaling as RopeScaling
+    from toolkit.models.config import TransformerConfig as TransformerConfig
+    from toolkit.models.tokenizer import Tokenizer as Tokenizer
+    from toolkit.models.transformer import Transformer as Transformer
+    from toolkit.models.weights import load_model as load_model
+    from toolkit.models.weights import load_tokenizer as load_tokenizer
+    from toolkit.models.weights import model_files as model_files
+    from toolkit.models.weights import resolve_dtype as resolve_dtype
+    from toolkit.models.weights import save_model as save_model
+
+_HOME = {
+    "KVCache": "cache",
+    "RopeScaling": "config",
+    "TransformerConfig": "config",
+    "Tokenizer": "tokenizer",
+    "Transformer": "transformer",
+    "load_model": "weights",
+    "load_tokenizer": "weights",
+    "model_files": "weights",
+    "resolve_dtype": "weights",
+    "save_model": "weights",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that a form or a command line can name these without importing torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,42 @@
+"""What a person reads when a run has failed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from toolkit.runs.state import State
+
+
+def tail(path: Path, lines: int) -> str:
+    """The last lines of a text file; nothing when there is no file. Reads at most 256 KiB."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - (1 << 18)))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def explain(folder: Path, state: State) -> str:
+    """Several lines: what failed first, the likely cause, the remedy, the traceback, the last lines of every rank."""
+    if state.name == "lost":
+        last = tail(folder / "supervisor.log", 10)
+        return (
+            f"run {folder.name} was lost at attempt {state.attempt}: its supervisor died, and the workers with it "
+            "(killed, or the machine went down).\nRemedy: restart() goes on from the newest checkpoint."
+        ) + (f"\n---- last lines of the supervisor\n{last}" if last else "")
+    report = state.report or {}
+    if not report:
+        return f"run {folder.name} failed: {state.message}"
+    what = report.get("signal") or report.get("error") or f"exit code {report.get('exit')}"
+    parts = [f"run {folder.name} failed: rank {report['rank']} {what}"]
+    parts += [f"{title}: {report[key]}" for title, key in (("Likely", "likely"), ("Remedy", "remedy")) if report.get(key)]
+    traceback = report.get("traceback", "").rstrip()
+    parts += [traceback] if traceback else []
+    for rank, lines in (report.get("tails") or {}).items():
+        said = lines.rstrip().removesuffix(traceback).rstrip() if traceback else lines.rstrip()
+        parts += [f"---- last lines of rank {rank}\n{said}"] if said else []
+    return "\n".join(parts)

@@ -1,0 +1,151 @@
+"""The state of a run as a reader sees it: what the supervisor wrote, corrected by whether the supervisor still lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from toolkit.runs.files import is_locked, read_json
+
+ACTIVE = ("queued", "starting", "running", "pausing", "paused", "stopping")
+FINAL = ("finished", "stopped", "failed", "lost")
+STALE = 15.0
+"""Seconds without a heartbeat after which a run on another machine counts as lost."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """One moment of a run."""
+
+    name: str
+    """queued, starting, running, pausing, paused, stopping; final: finished, stopped, failed, lost."""
+    attempt: int = 1
+    """1, and one more at each resume."""
+    step: int | None = None
+    """Last optimizer step that was reported."""
+    total_steps: int | None = None
+    """Steps that the run will make, where it is known."""
+    message: str = ""
+    """One line for the person who looks."""
+    report: dict[str, Any] | None = None
+    """Of a failed run: rank, signal or exit or error, traceback, likely, remedy, tails."""
+    since: float = 0.0
+    """When this state began, in seconds since 1970."""
+    started: float = 0.0
+    """When this attempt began, in seconds since 1970."""
+    controls: bool | None = None
+    """Whether the work obeys pause, set and checkpoint; None: not known yet."""
+    devices: tuple[str, ...] = ()
+    """Devices that the run holds; empty: the CPU."""
+    processes: tuple[int, ...] = ()
+    """Process ids: the supervisor's, then the workers' by rank."""
+    host: str = ""
+    """Machine on which it runs."""
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing will change any more, unless the run is resumed."""
+        return self.name in FINAL
+
+    @property
+    def progress(self) -> float | None:
+        """Part done, 0 to 1, where the number of steps is known."""
+        return None if not self.total_steps else min(1.0, (self.step or 0) / self.total_steps)
+
+    def __str__(self) -> str:
+        steps = "" if self.step is None else f" · step {self.step}" + (f" of {self.total_steps}" if self.total_steps else "")
+        again = f" · attempt {self.attempt}" if self.attempt > 1 else ""
+        return self.name + steps + again + (f" · {self.message}" if self.message else "")
+
+
+@cache
+def boot() -> str:
+    """What tells this machine, since it was started, from any other; one container from another it does not tell."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else platform.node()
+
+
+def start_time(pid: int) -> int | None:
+    """When a process was started, in clock ticks since boot: with its number it names one process for good (Linux)."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def read_state(folder: Path) -> State:
+    """State of the run in `folder`; "lost" when it is not final and its supervisor is gone."""
+    found, expected = _read(folder)
+    if found.final and found.attempt >= expected["attempt"]:
+        return found
+    if not _holder_lives(folder, expected):
+        found, _ = _read(folder)  # The final state is written before the lock is released: look once more.
+        if found.final and found.attempt >= expected["attempt"]:
+            return found
+        return _changed(
+            found,
+            name="lost",
+            message="its supervisor is gone; restart() resumes it",
+            attempt=expected["attempt"],
+            since=_heartbeat(folder),
+        )
+    if found.attempt < expected["attempt"]:
+        return State(
+            name="starting", attempt=expected["attempt"], since=expected["time"], started=expected["time"], host=expected["host"]
+        )
+    return found
+
+
+def supervised(folder: Path) -> bool:
+    """Whether a living process keeps this folder: it holds the lock (here) or touches the heartbeat (elsewhere)."""
+    return _holder_lives(folder, _lock_content(folder / "lock"))
+
+
+def _read(folder: Path) -> tuple[State, dict[str, Any]]:
+    expected = {"attempt": 1, "host": "", "boot": "", "time": 0.0, **_lock_content(folder / "lock")}
+    data = read_json(folder / "state.json")
+    if data is None:
+        return State(name="starting", attempt=0), expected
+    known = {name: data[name] for name in State.__dataclass_fields__ if name in data}
+    for name in ("devices", "processes"):
+        known[name] = tuple(known.get(name, ()))
+    return State(**known), expected
+
+
+def _lock_content(path: Path) -> dict[str, Any]:
+    for _ in range(3):
+        try:
+            return read_json(path, {})
+        except ValueError:
+            time.sleep(0.002)  # Its holder was writing it.
+    return {}
+
+
+def write_holder(lock: int, attempt: int) -> None:
+    """Write into the `lock` file, whose lock the descriptor `lock` holds, who holds it for which attempt."""
+    text = json.dumps({"attempt": attempt, "host": platform.node(), "boot": boot(), "time": time.time()}).encode()
+    os.pwrite(lock, text.ljust(256), 0)
+    os.ftruncate(lock, max(256, len(text)))
+
+
+def _changed(state: State, **changes: Any) -> State:
+    return State(**{name: changes.get(name, getattr(state, name)) for name in State.__dataclass_fields__})
+
+
+def _holder_lives(folder: Path, expected: dict[str, Any]) -> bool:
+    if expected.get("boot", "") in ("", boot()):
+        return is_locked(folder / "lock")
+    return time.time() - _heartbeat(folder) < STALE
+
+
+def _heartbeat(folder: Path) -> float:
+    try:
+        return (folder / "heartbeat").stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,161 @@
+"""What a monitor says about a run, as JSON and as text: pure functions of its state and of what was read so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from toolkit.runs import State
+from widgets.follow import Follower
+from widgets.view import compact, harmless, quantity
+
+__all__ = ["chart_groups", "details", "rows", "status", "summary"]
+
+KNOWN = (
+    ("Loss", "", ("loss", "train"), ("eval_loss", "held out")),
+    ("Learning rate", "", ("lr", "")),
+    ("Speed", "tokens/s", ("tokens_per_second", "")),
+    ("Gradient norm", "", ("grad_norm", "")),
+    ("Memory", "bytes", ("memory_bytes", "")),
+    ("Step time", "s", ("step_seconds", "")),
+)
+"""Title, unit and (metric, label in the chart) of what every training writes; other metrics get a chart each."""
+UNCHARTED = {"tokens"}
+MOST_CHARTS = 24
+MOST_RANKS = 8
+COMMANDS = {
+    "queued": ("stop",),
+    "starting": ("stop",),
+    "running": ("pause", "checkpoint", "stop"),
+    "pausing": ("resume", "stop"),
+    "paused": ("resume", "checkpoint", "stop"),
+    "stopped": ("restart",),
+    "failed": ("restart",),
+    "lost": ("restart",),
+}
+"""What can be asked of a run in each state."""
+PAST = {"pause": "paused", "resume": "resumed", "checkpoint": "checkpoint", "stop": "stopped"}
+
+
+def status(run_id: str, state: State, follower: Follower, now: float) -> dict[str, Any]:
+    """State, step, times and the commands that fit; `now` in seconds since 1970."""
+    pace = follower.seconds_per_step() if state.name == "running" else None
+    rest = None if pace is None or not state.total_steps else max(0, state.total_steps - (state.step or 0)) * pace
+    end = state.since if state.final else now
+    allowed = [name for name in COMMANDS.get(state.name, ()) if name in ("stop", "restart") or state.controls]
+    return {
+        "id": harmless(run_id, 100),
+        "state": state.name,
+        "final": state.final,
+        "step": state.step or 0,
+        "total": state.total_steps,
+        "progress": state.progress,
+        "left": None if rest is None else round(rest),
+        "elapsed": round(max(0.0, end - state.started)) if state.started else None,
+        "attempt": state.attempt,
+        "message": harmless(state.message, 300),
+        "allowed": allowed,
+        "summary": f"Run {state.name}{_tenths(state)}",
+    }
+
+
+def _tenths(state: State) -> str:
+    """Progress in words that change ten times a run, so that a screen reader is not flooded."""
+    return "" if state.progress is None else f", {math.floor(state.progress * 10) * 10} % done"
+
+
+def details(state: State, follower: Follower, logs: Callable[[int], str]) -> dict[str, Any]:
+    """Chart groups, samples, marks of commands and, of a failed or lost run, why; `logs(rank)` gives a rank's last lines."""
+    return {
+        "groups": chart_groups(follower.series),
+        "samples": follower.samples,
+        "marks": [mark for mark in map(_mark, follower.commands) if mark],
+        "failure": _failure(state, logs) if state.name in ("failed", "lost") else None,
+    }
+
+
+def chart_groups(names: Iterable[str]) -> list[dict[str, Any]]:
+    """One chart a metric group: {"title", "unit", "series": [{"name", "label", "sparse"}]}."""
+    left = [name for name in names if name not in UNCHARTED]
+    groups = []
+    for title, unit, *members in KNOWN:
+        found = [(name, label) for name, label in members if name in left]
+        left = [name for name in left if name not in dict(found)]
+        if found:
+            groups.append(_group(title, unit, found if len(members) > 1 else [(found[0][0], "")]))
+    for name in sorted(left):
+        if not (name.startswith("eval_") and name.removeprefix("eval_") in left):
+            pair = [(name, "train"), (f"eval_{name}", "held out")]
+            groups.append(_group(harmless(name, 60), "", pair if f"eval_{name}" in left else [(name, "")]))
+    return groups[:MOST_CHARTS]
+
+
+def _group(title: str, unit: str, members: list[tuple[str, str]]) -> dict[str, Any]:
+    series = [{"name": name, "label": label, "sparse": name.startswith("eval_")} for name, label in members]
+    return {"title": title, "unit": unit, "series": series}
+
+
+def _mark(command: dict[str, Any]) -> dict[str, Any] | None:
+    name, step = command.get("command"), command.get("step")
+    if not isinstance(step, int) or name == "call":
+        return None
+    label = PAST.get(str(name), str(name))
+    if name == "set":
+        value = command.get("value")
+        label = f"{command.get('name')} = {compact(value) if isinstance(value, (int, float)) else value}"
+    if command.get("error"):
+        label = f"{name} refused: {command['error']}"
+    return {"step": step, "label": harmless(label, 120)}
+
+
+def _failure(state: State, logs: Callable[[int], str]) -> dict[str, Any]:
+    report = state.report or {}
+    rank = report.get("rank")
+    cause = (
+        f"was killed by {report['signal']}"
+        if report.get("signal")
+        else str(report["error"])
+        if report.get("error")
+        else f"ended with exit code {report['exit']}"
+        if report.get("exit") is not None
+        else ""
+    )
+    headline = state.message or f"The run is {state.name}"
+    if cause and rank is not None:
+        headline = f"Rank {rank} {cause}" if cause.startswith(("was", "ended")) else f"Rank {rank}: {cause}"
+    likely = f"; likely {report['likely']}" if report.get("likely") else ""
+    tails = report.get("tails") or {"0": logs(0)}
+    return {
+        "headline": harmless(f"{headline}{likely}", 600),
+        "remedy": harmless(report.get("remedy") or "", 600),
+        "traceback": harmless(report.get("traceback") or "", 6000),
+        "tails": [[str(of), harmless(text, 2000)] for of, text in list(tails.items())[:MOST_RANKS] if text],
+    }
+
+
+def rows(groups: list[dict[str, Any]], follower: Follower) -> list[list[str]]:
+    """The table of the static twin: metric, first, latest, lowest and highest value of each charted series."""
+    found = []
+    for group in groups:
+        for one in group["series"]:
+            values = follower.series[one["name"]][1]
+            finite = [value for value in values if math.isfinite(value)]
+            title = f"{group['title']}, {one['label']}" if one["label"] else group["title"]
+            if values:
+                numbers = (values[0], values[-1], min(finite, default=None), max(finite, default=None))
+                found.append([title, *(quantity(number, group["unit"]) for number in numbers)])
+    return found
+
+
+def summary(state: State, groups: list[dict[str, Any]], follower: Follower) -> str:
+    """The run in two or three sentences."""
+    of = f" of {state.total_steps}" if state.total_steps else ""
+    parts = [f"Run {state.name}, step {state.step or 0}{of}."]
+    parts += [
+        f"{title}: {first} at first, {last} at the latest, lowest {low}."
+        for title, first, last, low, _ in rows(groups[:1], follower)
+    ]
+    if state.name in ("failed", "lost"):
+        parts.append(harmless(state.message, 200))
+    return " ".join(filter(None, parts))
