@@ -5,10 +5,12 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
@@ -17,6 +19,7 @@ from tests.harness.groups import chromium
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
+FROZEN_SECONDS = 300
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -38,6 +41,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents and {"lab", "browser"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("browser")
+
+
+@pytest.fixture(autouse=True)
+def never_frozen() -> Iterator[None]:
+    """A frozen page makes some calls of Playwright wait for ever: end Chromium then, so that the test fails and is named."""
+
+    def end() -> None:
+        for process in psutil.Process().children(recursive=True):
+            if "chrom" in process.name():
+                process.kill()
+
+    timer = threading.Timer(FROZEN_SECONDS, end)
+    timer.start()
+    yield
+    timer.cancel()
 
 
 @pytest.fixture(scope="session")

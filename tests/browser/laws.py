@@ -6,12 +6,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 import axe_playwright_python
 import nbformat
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Dialog, Locator, Page, expect
 
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 HERE = {"127.0.0.1", "localhost"}
@@ -53,7 +53,7 @@ class Lab:
         page.on("websocket", lambda socket: book.requests.append(socket.url))
         page.on("console", lambda message: book.console.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: book.console.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: book.console.append(f"error: dialog {dialog.message}"))
+        page.on("dialog", book.answer)
         place = f"lab/workspaces/{uuid.uuid4().hex}/tree" if app == "lab" else "notebooks"
         page.goto(f"{self.address}/{place}/{name}?reset&token={self.token}")
         book.wait_idle()
@@ -69,6 +69,22 @@ class Notebook:
     path: Path
     requests: list[str] = field(default_factory=list)
     console: list[str] = field(default_factory=list)
+
+    def answer(self, dialog: Dialog) -> None:
+        """Leave a page with unsaved changes, such as a twin drawn after the save; a dialog nobody answers freezes the page."""
+        if dialog.type != "beforeunload":
+            self.console.append(f"error: dialog {dialog.message}")
+        dialog.accept()
+
+    def settle(self, promise: str, argument: object = None) -> Any:
+        """The value of a JavaScript async function, or an error when it takes more than a minute: `evaluate` has no limit."""
+        return self.page.evaluate(
+            f"""async argument => {{
+                const late = new Promise((_, fail) => setTimeout(() => fail(new Error("not settled")), {START_MILLISECONDS}));
+                return await Promise.race([({promise})(argument), late]);
+            }}""",
+            argument,
+        )
 
     def wait_idle(self) -> None:
         """Wait until there is a kernel and it has nothing to do."""
@@ -87,7 +103,7 @@ class Notebook:
 
     def execute(self, code: str) -> str:
         """Run code in the kernel, beside the cells, and return what it printed."""
-        return self.page.evaluate(
+        return self.settle(
             f"""async (code) => {{
                 const future = {KERNEL}.requestExecute({{ code, store_history: false }});
                 let text = "";
@@ -104,13 +120,19 @@ class Notebook:
 
     def save(self) -> nbformat.NotebookNode:
         """Save, and read what was saved."""
-        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        self.settle("async () => { await window.jupyterapp.commands.execute('docmanager:save') }")
         return nbformat.read(self.path, as_version=4)
 
     def close(self) -> None:
         """Shut the kernel down and close the tab."""
-        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-        self.page.context.close()
+        try:
+            self.settle("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.shutdown() }")
+        finally:
+            self.page.context.close()
+
+    def restart(self) -> None:
+        """Restart the kernel, as the menu does."""
+        self.settle(f"async () => {{ await {KERNEL}.restart() }}")
 
 
 def renders(book: Notebook, selector: str, cell: int) -> Locator:
@@ -144,7 +166,7 @@ def survives_restart(book: Notebook, root: Locator, cell: int, live: Callable[[]
     twin = book.page.locator(".sb-twin")
     expect(twin).to_be_hidden()
     book.save()
-    book.page.evaluate(f"async () => {{ await {KERNEL}.restart() }}")
+    book.restart()
     expect(root).to_have_attribute("data-stale", "")
     book.page.reload()
     book.wait_idle()

@@ -53,7 +53,7 @@ def test_a_training_outlives_the_kernel_that_started_it(lab: Lab) -> None:
 
         book.save()
         step = run.state.step or 0
-        book.page.evaluate(f"async () => {{ await {laws.KERNEL}.restart() }}")
+        book.restart()
         until_step(run, step + 2)  # the training does not notice
         book.page.reload()
         book.wait_idle()
