@@ -50,7 +50,7 @@ class Keeper:
             "processes": [os.getpid()],
             "host": platform.node(),
         }
-        write_holder(lock, attempt)
+        write_holder(lock, attempt, keeper=True)
         (folder / "result.json").unlink(missing_ok=True)
         self._clear()
         self._touch()

@@ -57,7 +57,7 @@ class Watched:
             try:
                 self._descriptor = os.pidfd_open(pid)
             except OSError:
-                return
+                self._descriptor = None
         if start_time(pid) != started:  # Asked after the descriptor is open: the number cannot change hands any more.
             self._pid = 0
 
@@ -71,7 +71,19 @@ class Watched:
             os.kill(self._pid, 0)
         except ProcessLookupError:
             return True
-        return start_time(self._pid) != self._started
+        return start_time(self._pid) != self._started or is_zombie(self._pid)
+
+    def send(self, number: int) -> None:
+        """Send a signal to it, and to no other process that has its number by now."""
+        if self.gone():
+            return
+        try:
+            if self._descriptor is not None:
+                signal.pidfd_send_signal(self._descriptor, number)
+            else:
+                os.kill(self._pid, number)
+        except ProcessLookupError:
+            return
 
 
 def belonging(run: str, folder: Path) -> list[int]:
@@ -80,7 +92,9 @@ def belonging(run: str, folder: Path) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if wanted <= set((entry / "environ").read_bytes().split(b"\0")) and int(entry.name) != os.getpid():
+            if entry.stat().st_uid != os.geteuid() or int(entry.name) == os.getpid():
+                continue
+            if wanted <= set((entry / "environ").read_bytes().split(b"\0")):
                 found.append(int(entry.name))
         except OSError:
             continue
@@ -91,7 +105,7 @@ def end_leftovers(run: str, folder: Path, *, patience: float = 5.0) -> int:
     """Kill every process of this run but this one, until none is left or `patience` seconds are over; how many."""
     killed: set[int] = set()
     until = time.monotonic() + patience
-    while (left := [pid for pid in belonging(run, folder) if not _zombie(pid)]) and time.monotonic() < until:
+    while (left := [pid for pid in belonging(run, folder) if not is_zombie(pid)]) and time.monotonic() < until:
         for pid in left:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -102,7 +116,8 @@ def end_leftovers(run: str, folder: Path, *, patience: float = 5.0) -> int:
     return len(killed)
 
 
-def _zombie(pid: int) -> bool:
+def is_zombie(pid: int) -> bool:
+    """Whether a process has ended and waits to be reaped, or is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
     except OSError:

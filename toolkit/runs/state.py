@@ -127,9 +127,20 @@ def _lock_content(path: Path) -> dict[str, Any]:
     return {}
 
 
-def write_holder(lock: int, attempt: int) -> None:
-    """Write into the `lock` file, whose lock the descriptor `lock` holds, who holds it for which attempt."""
-    text = json.dumps({"attempt": attempt, "host": platform.node(), "boot": boot(), "time": time.time()}).encode()
+def holder(folder: Path) -> dict[str, Any]:
+    """Who keeps the run in `folder`, or kept it last: `attempt, host, boot, time`, and `pid, start` of a supervisor."""
+    return _lock_content(folder / "lock")
+
+
+def write_holder(lock: int, attempt: int, *, keeper: bool = False) -> None:
+    """Write into the `lock` file, whose lock the descriptor `lock` holds, who holds it for which attempt.
+
+    `keeper`: this process keeps the run, rather than passing the lock on.
+    """
+    found = {"attempt": attempt, "host": platform.node(), "boot": boot(), "time": time.time()}
+    if keeper:
+        found |= {"pid": os.getpid(), "start": start_time(os.getpid())}
+    text = json.dumps(found).encode()
     os.pwrite(lock, text.ljust(256), 0)
     os.ftruncate(lock, max(256, len(text)))
 
