@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.laws.test_models import one_thread
-from toolkit.models import RopeScaling, Transformer, TransformerConfig, load_tokenizer
+from toolkit.models import LinearRope, Transformer, TransformerConfig, load_tokenizer
 from toolkit.serve import Engine, Generations, Sampling
 from toolkit.serve.sampling import choose, penalise, truncate, uniforms
 from toolkit.values import dump, load, parse, source
@@ -38,7 +38,7 @@ def model(**changes: object) -> Transformer:
 MODELS = {
     "shared heads": model(),
     "window": model(sliding_window=6),
-    "stretched": model(rope_scaling=RopeScaling(kind="linear", factor=2.0), query_key_norm=True),
+    "stretched": model(rope_scaling=LinearRope(factor=2.0), query_key_norm=True),
 }
 every_model = pytest.mark.parametrize("one", MODELS.values(), ids=MODELS.keys())
 

@@ -11,14 +11,19 @@ import torch
 from torch import Tensor
 
 from toolkit.models import (
+    DynamicRope,
     KVCache,
-    RopeScaling,
+    LinearRope,
+    Llama3Rope,
+    LongRope,
     Transformer,
     TransformerConfig,
+    YarnRope,
     load_model,
     load_tokenizer,
 )
-from toolkit.models.config import from_hub, to_hub
+from toolkit.models.config import tensor_shapes
+from toolkit.models.hub_config import from_hub, to_hub
 
 SMALL = dict(
     vocab_size=61,
@@ -36,13 +41,32 @@ SHAPES = {
     "llama, untied, biases": TransformerConfig(
         **SMALL, tie_word_embeddings=False, query_key_value_bias=True, output_bias=True, mlp_bias=True
     ),
-    "llama, linear": TransformerConfig(**SMALL, rope_scaling=RopeScaling(kind="linear", factor=2.0)),
-    "llama, llama3": TransformerConfig(
-        **SMALL, rope_theta=500.0, rope_scaling=RopeScaling(kind="llama3", factor=8.0, original_context=32)
+    "llama, one key head": TransformerConfig(**SMALL | {"num_key_value_heads": 1, "head_dim": 6}),
+    "llama, linear": TransformerConfig(**SMALL, rope_scaling=LinearRope(factor=2.0)),
+    "llama, dynamic": TransformerConfig(**SMALL, rope_scaling=DynamicRope(factor=4.0)),
+    "llama, llama3": TransformerConfig(**SMALL, rope_theta=500.0, rope_scaling=Llama3Rope(original_context=32)),
+    "llama, yarn": TransformerConfig(**SMALL, rope_theta=500.0, rope_scaling=YarnRope(factor=4.0, original_context=32)),
+    "llama, longrope": TransformerConfig(
+        **SMALL,
+        rope_scaling=LongRope(
+            short_factors=(1.0, 1.1, 1.5, 2.0), long_factors=(1.0, 2.0, 4.0, 8.0), factor=4.0, original_context=32
+        ),
     ),
-    "mistral": TransformerConfig(**SMALL, sliding_window=5),
+    "mistral": TransformerConfig(**SMALL, sliding_window=5, tie_word_embeddings=False),
     "qwen2": TransformerConfig(**SMALL, query_key_value_bias=True),
+    "qwen2, windows": TransformerConfig(
+        **SMALL, query_key_value_bias=True, sliding_window=5, layer_types=("full_attention", "sliding_attention")
+    ),
     "qwen3": TransformerConfig(**SMALL, query_key_norm=True),
+    "qwen3, windows": TransformerConfig(
+        **SMALL | {"num_key_value_heads": 4},
+        query_key_norm=True,
+        query_key_value_bias=True,
+        output_bias=True,
+        sliding_window=4,
+        layer_types=("sliding_attention", "full_attention"),
+        tie_word_embeddings=False,
+    ),
 }
 every_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES.keys())
 
@@ -185,7 +209,20 @@ def test_norm_keeps_its_statistics_in_float32():
 
 @every_shape
 def test_config_comes_back_from_the_hub_form(config):
-    assert from_hub(json.loads(json.dumps(to_hub(config)))) == config
+    data = json.loads(json.dumps(to_hub(config)))
+    assert from_hub(data) == config
+    newer = {name: value for name, value in data.items() if name not in ("rope_theta", "rope_scaling")}
+    older = {name: value for name, value in data.items() if name not in ("rope_parameters", "layer_types")}
+    assert from_hub(newer) == config
+    if config.layer_types is None or config.layer_types[0] == "full_attention":  # older files only say from which block on
+        assert from_hub(older) == config
+
+
+@every_shape
+def test_shapes_are_known_without_building(config):
+    with torch.device("meta"):
+        built_shapes = {name: tuple(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
+    assert built_shapes == tensor_shapes(config)
 
 
 @pytest.mark.parametrize(
@@ -193,9 +230,14 @@ def test_config_comes_back_from_the_hub_form(config):
     [
         ({"model_type": "gpt2"}, "model_type 'gpt2' is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rotary scaling 'yarn'"),
+        ({"rope_scaling": {"rope_type": "proportional", "factor": 2.0}}, "rotary scaling 'proportional'"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "'linear' without a factor"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "1 factors, head_dim=8 needs 4"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "from layer to layer"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
         ({"num_key_value_heads": 3}, "must be a multiple of"),
-        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4}, "on some layers only"),
+        ({"model_type": "qwen3", "layer_types": ["chunked"] * 2, "use_sliding_window": True, "sliding_window": 4}, "'chunked'"),
+        ({"model_type": "mistral", "layer_types": ["full_attention"] * 2, "sliding_window": 4}, "layer_types of a mistral"),
         ({"vocab_size": None}, "vocab_size"),
     ],
 )

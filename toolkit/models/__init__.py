@@ -5,8 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from toolkit.models.cache import KVCache as KVCache
-    from toolkit.models.config import RopeScaling as RopeScaling
     from toolkit.models.config import TransformerConfig as TransformerConfig
+    from toolkit.models.rope import DynamicRope as DynamicRope
+    from toolkit.models.rope import LinearRope as LinearRope
+    from toolkit.models.rope import Llama3Rope as Llama3Rope
+    from toolkit.models.rope import LongRope as LongRope
+    from toolkit.models.rope import RopeScaling as RopeScaling
+    from toolkit.models.rope import YarnRope as YarnRope
     from toolkit.models.tokenizer import Tokenizer as Tokenizer
     from toolkit.models.transformer import Transformer as Transformer
     from toolkit.models.weights import load_model as load_model
@@ -17,7 +22,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "KVCache": "cache",
-    "RopeScaling": "config",
+    "DynamicRope": "rope",
+    "LinearRope": "rope",
+    "Llama3Rope": "rope",
+    "LongRope": "rope",
+    "RopeScaling": "rope",
+    "YarnRope": "rope",
     "TransformerConfig": "config",
     "Tokenizer": "tokenizer",
     "Transformer": "transformer",

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from toolkit.models.config import TransformerConfig, to_hub
+from toolkit.models.config import TransformerConfig
+from toolkit.models.hub_config import to_hub
 from toolkit.models.storage import say
 from toolkit.models.tokenizer import Tokenizer
 

@@ -2,7 +2,7 @@
 
 Source: LLaMA, Touvron et al., arXiv:2302.13971; RoFormer, Su et al., arXiv:2104.09864, eq. 34; GQA, Ainslie et al.,
 arXiv:2305.13245; GLU variants, Shazeer, arXiv:2002.05202, eq. 6; RMSNorm, Zhang and Sennrich, arXiv:1910.07467, eq. 4.
-Left out: dropout, mixtures of experts, windows on some layers only. Nothing here knows about parallelism.
+Left out: dropout, mixtures of experts. Nothing here knows about parallelism.
 Shapes: B rows, T new tokens, S tokens that are attended to, D width, H query heads, K key and value heads, C channels of a
 head, F width of the feed-forward layer, V vocabulary, N chosen positions.
 """
@@ -137,10 +137,13 @@ class Decoder(nn.Module):
             positions_BT = document_positions(tokens_BT, documents_BT, start)
         angles = rotation(positions_BT, self.config, dtype=x_BTD.dtype)
         documents_BS = documents_BT if cache is None else cache.append(tokens_BT, documents_BT)
-        window = self.config.sliding_window
-        mask = attention_mask(tokens_BT.shape[1], documents_BS, start=start, window=window, like=x_BTD)
-        for block in self.layers:
-            x_BTD = block(x_BTD, angles, mask, cache)
+        windows = [self.config.window(layer) for layer in range(len(self.layers))]
+        masks = {
+            window: attention_mask(tokens_BT.shape[1], documents_BS, start=start, window=window, like=x_BTD)
+            for window in dict.fromkeys(windows)
+        }
+        for block, window in zip(self.layers, windows, strict=True):
+            x_BTD = block(x_BTD, angles, masks[window], cache)
         return self.norm(x_BTD)
 
 

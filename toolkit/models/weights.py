@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from toolkit.models.byte_tokenizer import byte_tokenizer
-from toolkit.models.config import TransformerConfig, from_hub, to_hub
+from toolkit.models.config import TransformerConfig
+from toolkit.models.hub_config import from_hub, to_hub
 from toolkit.models.storage import build_once, cache_folder, replace_file
 from toolkit.models.tokenizer import Tokenizer
 from toolkit.models.transformer import Transformer
