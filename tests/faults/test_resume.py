@@ -16,8 +16,13 @@ from toolkit.parallel import Plan
 from toolkit.recipes import FineTune
 from toolkit.runs import Run, RunFailed
 
-TRAINED = "tests.distributed.training_bodies:tiny"
+TRAINED = "tests.faults.work:slow_model"
 PATIENCE = 120.0
+
+
+def steps_for(faults: int) -> int:
+    """Enough that the last fault comes well before the end."""
+    return 4 * faults + 30
 
 
 def recipe(steps: int) -> FineTune:
@@ -43,7 +48,7 @@ def until_step(run: Run, step: int) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, faults: int) -> Run:
-    run = launch(recipe(steps=4 * faults + 4), on=Local(), root=tmp_path_factory.mktemp("undisturbed"))
+    run = launch(recipe(steps=steps_for(faults)), on=Local(), root=tmp_path_factory.mktemp("undisturbed"))
     assert run.wait(PATIENCE).state == "finished"
     return run
 
@@ -51,7 +56,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, faults: int) -> Run:
 def test_killed_workers_change_nothing(undisturbed: Run, tmp_path: Path, faults: int) -> None:
     """SIGKILL to a random rank at a random moment, `faults` times; every loss is bit for bit that of an undisturbed run."""
     chance = random.Random(7)
-    run = launch(recipe(steps=4 * faults + 4), on=Local(), root=tmp_path)
+    run = launch(recipe(steps=steps_for(faults)), on=Local(), root=tmp_path)
     for kill in range(faults):
         until_step(run, 4 * (kill + 1) - 1)
         time.sleep(chance.uniform(0.0, 0.2))
@@ -65,8 +70,8 @@ def test_killed_workers_change_nothing(undisturbed: Run, tmp_path: Path, faults:
     assert run.state.attempt == faults + 1
     for name in ("loss", "eval_loss", "grad_norm", "lr"):
         assert column(run, name) == column(undisturbed, name), name
-    last = [path.read_bytes() for path in sorted((run.folder / "checkpoints" / f"step-{4 * faults + 4}").glob("*.safetensors"))]
-    same = sorted((undisturbed.folder / "checkpoints" / f"step-{4 * faults + 4}").glob("*.safetensors"))
+    last = [path.read_bytes() for path in sorted((run.folder / "checkpoints" / f"step-{steps_for(faults)}").glob("*.safetensors"))]
+    same = sorted((undisturbed.folder / "checkpoints" / f"step-{steps_for(faults)}").glob("*.safetensors"))
     assert last and last == [path.read_bytes() for path in same]
 
 

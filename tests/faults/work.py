@@ -148,6 +148,15 @@ def train(recipe: dict[str, Any], context: Context) -> dict[str, Any]:
     return {"steps": step, "lr": lr}
 
 
+def slow_model() -> Any:
+    """A tiny model with steps of at least 40 ms on any machine, so that a fault still finds the run at work."""
+    from tests.distributed.training_bodies import tiny
+
+    model = tiny()
+    model.register_forward_pre_hook(lambda *_: time.sleep(0.04))
+    return model
+
+
 NOTEBOOK = """
 import sys
 from dataclasses import dataclass
