@@ -24,6 +24,7 @@ from toolkit.launch.local import Local, processes_for
 from toolkit.runs.control import begin_attempt
 from toolkit.runs.files import check_own, read_owned, replace_json, take_lock
 from toolkit.runs.listing import remind
+from toolkit.runs.rewind import rewind
 from toolkit.runs.roots import make_folder, remember, root_of
 from toolkit.runs.run import Run, RunInactive
 from toolkit.runs.state import read_state, start_time, write_holder
@@ -71,8 +72,12 @@ def launch(
     return Run(folder)
 
 
-def restart(run: Run) -> Run:
-    """Start a run that is over again, in its folder, as its next attempt; training goes on from its newest checkpoint."""
+def restart(run: Run, step: int | None = None) -> Run:
+    """Start a run that is over again, in its folder, as its next attempt; training goes on from its newest checkpoint.
+
+    `step`: go on from the checkpoint of that step instead; newer ones are set aside (`toolkit.runs.rewind`), and what
+    was done after it is done again. Raises ValueError where there is no such checkpoint.
+    """
     check_own(run.folder)
     said = json.loads(read_owned(run.folder / "launch.json"))
     on = load(said["on"], Local | InProcess)
@@ -80,6 +85,8 @@ def restart(run: Run) -> Run:
         raise ValueError(f"run {run.id} ran inside a kernel: launch it again with name={run.id!r}, resume=True")
     with _locked(run.folder) as locks:
         settled, locks.held = on.settle(run.folder, said["processes"])
+        if step is not None:
+            rewind(run.folder, step)
         said |= settled | {"attempt": _attempt(run.folder, False), "kernel": _here()["kernel"]}
         _prepare(run.folder, said, locks)
     on.start(run.folder, locks.run, locks.held)

@@ -243,13 +243,13 @@ class Run:
         answers = (event["data"] for event in read_events(self.folder, kinds=("command",)))
         return next((data for data in answers if data.get("n") == number), None)
 
-    def restart(self) -> Run:
-        """Start again from the newest checkpoint, in the same folder, as the next attempt.
+    def restart(self, step: int | None = None) -> Run:
+        """Start again from the newest checkpoint, or from that of `step`, in the same folder, as the next attempt.
 
-        Raises PermissionError where another user owns or may write the folder.
+        Checkpoints after `step` are set aside. Raises PermissionError where another user owns or may write the folder.
         """
         check_own(self.folder)
-        return ours(json.loads(read_owned(self.folder / "launch.json"))["restart"])(self)
+        return ours(json.loads(read_owned(self.folder / "launch.json"))["restart"])(self, step)
 
     def _active(self) -> State:
         state = self.state
