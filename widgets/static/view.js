@@ -99,7 +99,7 @@ export function followTheme(root, changed) {
   };
 }
 
-/** Single keys for actions while the focus is inside `root`: { p: pause }. Returns a function that ends it.
+/** Single keys for actions while the focus is inside `root`, but in no field: { p: pause }. Returns a function that ends it.
  *
  * JupyterLab's own shortcuts take plain keys too; they are held off inside `root`, while Ctrl, Alt and Meta chords
  * and Escape stay with the application.
@@ -107,8 +107,9 @@ export function followTheme(root, changed) {
 export function followKeys(root, actions) {
   const isPlain = (event) => !(event.ctrlKey || event.metaKey || event.altKey || event.key === "Escape");
   const guard = (event) => root.toggleAttribute("data-lm-suppress-shortcuts", isPlain(event));
+  const isTyping = (event) => event.target.closest("input:not([type=checkbox]), select, textarea, [contenteditable]") !== null;
   const press = (event) => {
-    const action = isPlain(event) && actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    const action = isPlain(event) && !isTyping(event) && actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (action && action(event) !== false) event.preventDefault();
   };
   window.addEventListener("keydown", guard, true);
