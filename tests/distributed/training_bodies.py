@@ -10,7 +10,7 @@ from toolkit.data import IGNORED, Packed, StepLoader, held_out_batches
 from toolkit.models import Transformer, TransformerConfig
 from toolkit.parallel import Plan
 from toolkit.runs import current
-from toolkit.training import LanguageModule, MeshStrategy
+from toolkit.training import Cosine, LanguageModule, MeshStrategy
 
 CONFIG = TransformerConfig(
     vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
@@ -96,7 +96,7 @@ def fit(
         model = Transformer(CONFIG, seed=3).to(getattr(torch, dtype))
         return adapt(model, {"*.q_proj": LoRA(rank=2, dropout=dropout), "*.down_proj": LoRA(rank=3)}) if adapted else model
 
-    module = Watched(build, lr=1e-2, steps=steps, schedule="cosine", warmup=2, clip=0.5)
+    module = Watched(build, lr=1e-2, steps=steps, schedule=Cosine(warmup=2), clip=0.5)
     module.frozen_from_recipe = adapted
     data = dict(rank=context.rank, ranks=layout.data_ranks)
     loader = StepLoader(unequal(), sequences_per_step=8, micro_sequences=micro_rows, seed=5, **data)

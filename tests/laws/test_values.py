@@ -20,6 +20,8 @@ UNIONS = [
     "toolkit.parallel:Plan",
     "toolkit.recipes:Recipe",
     "toolkit.serve:Sampling",
+    "toolkit.training:Optimizer",
+    "toolkit.training:Schedule",
 ]
 """Types of the toolkit that the laws run over, as `module:name`: add the union of a new family here."""
 

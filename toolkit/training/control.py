@@ -214,7 +214,10 @@ class Control(lightning.Callback):
         self._saved = step
         if trainer.is_global_zero:
             best = checkpoints.best(folder)
-            checkpoints.prune(folder, self.keep, protect=() if best is None else (best,))
+            try:
+                checkpoints.prune(folder, self.keep, protect=() if best is None else (best,))
+            except OSError as error:  # What was to be removed stays: no reason to end the training.
+                run_context("Control").events.write("text", {"text": f"an old checkpoint stays: {error}"}, step=step)
 
     def _say(self, trainer: Any, state: str, *, controls: bool = True) -> None:
         self._state = state

@@ -41,7 +41,8 @@ class Evaluate(lightning.Callback):
 
     `batches()` yields this rank's held-out micro-batches, as many on every rank; None shows samples only.
     `sample(model, prompt)` returns the continuation of one prompt; it must be deterministic, because all ranks run it
-    together.
+    together. With `patience` the training ends once so many measurements in a row have found no new lowest loss; where it
+    stands in this is kept in checkpoints, so that a resumed run ends at the same step.
 
     Example:
         Evaluate(every=20, batches=lambda: held_out_batches(packed, micro_sequences=4, rank=0, ranks=1))
@@ -54,14 +55,22 @@ class Evaluate(lightning.Callback):
         batches: Callable[[], Iterable[dict[str, Tensor]]] | None,
         prompts: Sequence[str] = (),
         sample: Callable[[nn.Module, str], str] | None = None,
+        patience: int | None = None,
     ) -> None:
         if every < 1:
             raise ValueError(f"every must be at least 1 step, got {every}")
+        if patience is not None and (patience < 1 or batches is None):
+            raise ValueError(f"patience={patience} must be at least 1 measurement, and needs held-out text")
         self.every = every
         self.batches = batches
         self.prompts = tuple(prompts)
         self.sample = sample
+        self.patience = patience
         self.latest: dict[str, float] = {}
+        self.lowest = float("inf")
+        """Lowest held-out loss so far."""
+        self.without = 0
+        """Measurements since then."""
         self._last = -1
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -69,6 +78,7 @@ class Evaluate(lightning.Callback):
         if trainer.global_step == 0:
             self._measure(trainer, pl_module)
         self._last = trainer.global_step
+        self._end_if_over(trainer)  # resumed from where it had ended
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Measure when it is time."""
@@ -76,19 +86,31 @@ class Evaluate(lightning.Callback):
         if step != self._last and (step % self.every == 0 or step == trainer.max_steps):
             self._last = step
             self._measure(trainer, pl_module)
+            self._end_if_over(trainer)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Put the latest held-out loss beside the weights, so that the best checkpoint can be named."""
         checkpoint["metrics"] = plain(self.latest)
+        checkpoint["patience"] = plain({"lowest": self.lowest, "without": self.without})
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Take the latest held-out loss."""
+        """Take the latest held-out loss, and how long there has been no lower one."""
         self.latest = restore(checkpoint.get("metrics", {}))
+        found = restore(checkpoint.get("patience", {}))
+        self.lowest, self.without = found.get("lowest", self.lowest), found.get("without", self.without)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the last step, also where the end came early; but not when the training was told to stop."""
         if trainer.global_step != self._last and trainer.global_step != self.latest.get("step") and not trainer.should_stop:
             self._measure(trainer, pl_module)
+
+    def _end_if_over(self, trainer: Any) -> None:
+        """End the training when patience is at its end: alike on every rank, as all have the same all-reduced losses."""
+        if self.patience is None or self.without < self.patience or trainer.should_stop:
+            return
+        trainer.should_stop = True
+        told = f"ended early: {self.without} measurements without a held-out loss below {self.lowest:.4f}"
+        run_context("Evaluate").events.write("text", {"text": told}, step=trainer.global_step)
 
     @torch.no_grad()
     def _measure(self, trainer: Any, pl_module: Any) -> None:
@@ -98,6 +120,8 @@ class Evaluate(lightning.Callback):
             if self.batches is not None:
                 loss = pl_module.evaluate(self.batches())
                 self.latest = {"eval_loss": loss, "step": step}
+                lower = loss < self.lowest
+                self.lowest, self.without = (loss, 0) if lower else (self.lowest, self.without + 1)
                 events.write("metrics", {"eval_loss": loss}, step=step)
         if self.sample is None or not self.prompts:
             return

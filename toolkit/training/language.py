@@ -7,25 +7,23 @@ the batch was cut, also when ranks hold very unequal numbers of target tokens.
 Shapes: B rows, T tokens a row, K chosen positions (those with a target), V vocabulary.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from toolkit.data import IGNORED
 from toolkit.parallel import apply_fsdp
+from toolkit.training.optimizers import AdamW, Optimizer
+from toolkit.training.schedules import Constant, Schedule
 
-__all__ = ["LanguageModule", "learning_rate", "loss_sum"]
-
-Schedule = Literal["constant", "linear", "cosine"]
+__all__ = ["LanguageModule", "loss_sum"]
 
 
 def loss_sum(model: nn.Module, micro: dict[str, Tensor]) -> Tensor:
@@ -51,23 +49,6 @@ def loss_sum(model: nn.Module, micro: dict[str, Tensor]) -> Tensor:
     return F.cross_entropy(logits_KV.to(wide), targets_BT[where_BT], reduction="sum")
 
 
-def learning_rate(step: int, *, base: float, steps: int, warmup: int, schedule: Schedule) -> float:
-    """Learning rate of optimizer step `step` (from 0): a linear warm-up, then constant, or down to zero at `steps`.
-
-    Example:
-        >>> learning_rate(0, base=1.0, steps=10, warmup=0, schedule="constant")
-        1.0
-    """
-    if step < warmup:
-        return base * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    if schedule == "linear":
-        return base * (1.0 - progress)
-    if schedule == "cosine":
-        return base * 0.5 * (1.0 + math.cos(math.pi * progress))
-    return base
-
-
 class LanguageModule(lightning.LightningModule):
     """Train the model that `build()` returns on next-token prediction.
 
@@ -89,8 +70,8 @@ class LanguageModule(lightning.LightningModule):
         *,
         lr: float,
         steps: int,
-        schedule: Schedule = "constant",
-        warmup: int = 0,
+        schedule: Schedule = Constant(warmup=0),
+        optimizer: Optimizer = AdamW(),
         weight_decay: float = 0.0,
         clip: float | None = 1.0,
         param_dtype: torch.dtype | None = None,
@@ -101,8 +82,8 @@ class LanguageModule(lightning.LightningModule):
         self.build = build
         self.base_lr = lr
         self.total_steps = steps
-        self.schedule: Schedule = schedule
-        self.warmup = warmup
+        self.schedule = schedule
+        self.optimizer = optimizer
         self.weight_decay = weight_decay
         self.clip = clip
         self.param_dtype = param_dtype
@@ -123,19 +104,20 @@ class LanguageModule(lightning.LightningModule):
                 reshard_after_forward=self.reshard_after_forward,
             )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over what trains; the rate is set anew at every step."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers of the value `optimizer` over what trains; rate and decay are set anew at every step."""
+        trained = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
         if not trained:
             raise ValueError("nothing to train: every parameter is frozen; name adapters, or train the whole model")
-        return torch.optim.AdamW(trained, lr=self.base_lr, betas=(0.9, 0.95), weight_decay=self.weight_decay)
+        return self.optimizer.make(trained)
 
     def training_step(self, batch: list[dict[str, Tensor]], batch_idx: int) -> dict[str, Tensor]:
         """One optimizer step; returns `loss` (nats a token over the global batch) and what `Recorder` writes."""
         began = time.perf_counter()
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer) and self.model is not None
-        rate = self._set_rate(optimizer)
+        made = self.optimizers()
+        optimizers: list[Any] = made if isinstance(made, list) else [made]
+        assert self.model is not None
+        rate = self._set_rate(optimizers)
         tokens = self.global_sum(sum(((micro["targets_BT"] != IGNORED).sum() for micro in batch), torch.zeros(())))
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for micro in batch:
@@ -143,8 +125,11 @@ class LanguageModule(lightning.LightningModule):
             self.manual_backward(loss)
             total += loss.detach().double()
         norm = self._clip()
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizers[0].step()
+        for other in optimizers[1:]:
+            other.optimizer.step()  # the bare one: Lightning counts a training step for each step of a wrapped one
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         loss = self.global_sum(total)
         self.tokens_seen += int(tokens)
         seconds = time.perf_counter() - began
@@ -187,13 +172,13 @@ class LanguageModule(lightning.LightningModule):
         """Take the count of tokens seen."""
         self.tokens_seen = int(checkpoint["tokens_seen"])
 
-    def _set_rate(self, optimizer: Any) -> float:
-        rate = learning_rate(
-            self.global_step, base=self.base_lr, steps=self.total_steps, warmup=self.warmup, schedule=self.schedule
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-            group["weight_decay"] = self.weight_decay
+    def _set_rate(self, optimizers: list[Any]) -> float:
+        """Set the step's rate, and the decay of the groups that it is for."""
+        rate = self.base_lr * self.schedule.factor(self.global_step, self.total_steps)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+                group["weight_decay"] = self.weight_decay if group.get("decays", True) else 0.0
         return rate
 
     def _clip(self) -> Tensor:

@@ -1,0 +1,173 @@
+"""What every recipe that trains a decoder on text does: `train` in each worker of a run, and `load` afterwards.
+
+The recipes differ in how the model comes about (`build`) and where its tokenizer is from (`tokenizer_of`); the rest is here.
+Nothing heavy is imported before a function needs it, so that a form or a command line can read the recipes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor, nn
+
+    from toolkit.data import Document
+    from toolkit.models import Tokenizer
+    from toolkit.recipes.fine_tune import FineTune
+    from toolkit.recipes.pretrain import Pretrain
+    from toolkit.runs import Context
+
+__all__ = ["build", "check_batch", "load", "tokenizer_of", "train"]
+
+TOKENIZER = "tokenizer"
+"""Folder in the run's folder that keeps the tokenizer, in the hub layout."""
+
+
+def check_batch(recipe: FineTune | Pretrain) -> None:
+    """Raise ValueError unless a step's tokens are whole rows that divide over the processes; it says what would."""
+    name, rows = type(recipe).__name__, recipe.batch_tokens // recipe.context
+    if recipe.batch_tokens % recipe.context:
+        raise ValueError(
+            f"{name}.batch_tokens: {recipe.batch_tokens} is not a multiple of context {recipe.context}; "
+            f"take {max(1, rows) * recipe.context}"
+        )
+    ranks = recipe.plan.data_ranks
+    if rows % ranks:
+        raise ValueError(
+            f"{name}.batch_tokens: {rows} rows of {recipe.context} tokens do not divide over {ranks} data-parallel "
+            f"processes; take {-(-rows // ranks) * ranks * recipe.context}"
+        )
+    if recipe.micro_rows is not None and rows // ranks % recipe.micro_rows:
+        raise ValueError(f"{name}.micro_rows: {rows // ranks} rows a process are not a multiple of {recipe.micro_rows}")
+
+
+def tokenizer_of(recipe: FineTune | Pretrain, learned: Sequence[Document]) -> Tokenizer:
+    """The recipe's tokenizer; one that is to be trained is trained on the documents `learned`, once.
+
+    Errors: `ValueError` for a model without one.
+    """
+    from toolkit.models import load_tokenizer
+    from toolkit.recipes.fine_tune import FineTune
+    from toolkit.recipes.vocabulary import BPE, trained
+
+    if isinstance(recipe, FineTune):
+        return load_tokenizer(recipe.tokenizer or recipe.model)
+    return trained(recipe.tokenizer, learned) if isinstance(recipe.tokenizer, BPE) else load_tokenizer(recipe.tokenizer)
+
+
+def build(recipe: FineTune | Pretrain, vocab_size: int, device: str = "cpu") -> nn.Module:
+    """The recipe's model before any training, in memory of the CPU; `device` says where it will train."""
+    from toolkit.recipes import fine_tune, pretrain
+
+    if isinstance(recipe, fine_tune.FineTune):
+        return fine_tune.build(recipe, device)
+    return pretrain.build(recipe, vocab_size)
+
+
+def train(recipe_json: dict[str, Any], context: Context) -> dict[str, Any]:
+    """What every worker of a run does; returns the final metrics."""
+    import lightning
+    import torch
+
+    from toolkit import checkpoint as checkpoints
+    from toolkit.data import StepLoader, documents, held_out_batches, pack
+    from toolkit.models import resolve_dtype
+    from toolkit.parallel import refuse
+    from toolkit.recipes import Recipe
+    from toolkit.runs.control import resolver
+    from toolkit.serve import Engine, Sampling
+    from toolkit.training import Control, Evaluate, LanguageModule, MeshStrategy, Recorder
+    from toolkit.values import load_root
+
+    recipe: FineTune | Pretrain = load_root(recipe_json, Recipe, notebook=resolver(context.folder))
+    refuse(recipe.plan)
+    lightning.seed_everything(recipe.seed, verbose=False)
+    learned, held_out = documents(recipe.data)
+    tokenizer = tokenizer_of(recipe, learned)
+    if context.rank == 0:
+        tokenizer.save(context.folder / TOKENIZER)
+    ranks = recipe.plan.data_ranks
+    rows = recipe.batch_tokens // recipe.context
+    micro_rows = recipe.micro_rows or rows // ranks
+    loader = StepLoader(
+        pack(learned, tokenizer, recipe.context, recipe.seed),
+        sequences_per_step=rows,
+        micro_sequences=micro_rows,
+        rank=context.rank,
+        ranks=ranks,
+        seed=recipe.seed,
+    )
+    evaluation = pack(held_out, tokenizer, recipe.context, recipe.seed)[: recipe.eval_rows] if held_out else None
+
+    def held_out_micro_batches() -> Iterable[dict[str, Tensor]]:
+        assert evaluation is not None
+        return held_out_batches(evaluation, micro_sequences=micro_rows, rank=context.rank, ranks=ranks)
+
+    def sample(model: nn.Module, prompt: str) -> str:
+        return Engine(model, tokenizer).generate([prompt], Sampling(max_tokens=recipe.sample_tokens)).texts[0]
+
+    fast = resolve_dtype(recipe.dtype, context.device)
+    module = LanguageModule(
+        lambda: build(recipe, tokenizer.vocab_size, context.device),
+        lr=recipe.lr,
+        steps=recipe.steps,
+        schedule=recipe.schedule,
+        optimizer=recipe.optimizer,
+        weight_decay=recipe.weight_decay,
+        clip=recipe.clip,
+        param_dtype=None if fast == torch.float32 else fast,
+        reshard_after_forward=recipe.reshard,
+    )
+    module.frozen_from_recipe = getattr(recipe, "adapters", None) is not None
+    evaluate = Evaluate(
+        every=recipe.eval_every,
+        batches=None if evaluation is None else held_out_micro_batches,
+        prompts=recipe.prompts,
+        sample=sample,
+        patience=recipe.patience,
+    )
+    recorder = Recorder(every=recipe.log_every)
+    trainer = lightning.Trainer(
+        accelerator="cpu" if context.device == "cpu" else "cuda",
+        devices=context.world_size,
+        strategy=MeshStrategy(recipe.plan),
+        max_steps=recipe.steps,
+        max_epochs=-1,
+        callbacks=[recorder, evaluate, Control(checkpoint_every=recipe.checkpoint_every, keep=recipe.keep)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    newest, skipped = checkpoints.newest(context.folder / "checkpoints")
+    for path, reason in skipped:
+        context.events.write("text", {"text": f"passed over {path.name}: {reason}"})
+    trainer.fit(module, loader, ckpt_path=newest and str(newest), weights_only=True)
+    return {**recorder.latest, **evaluate.latest, "steps": trainer.global_step, "tokens": module.tokens_seen}
+
+
+def load(run_folder: Path, step: int | Literal["last", "best"]) -> nn.Module:
+    """The run's model, adapters on, with the weights of one checkpoint; in this process, unsharded.
+
+    Errors: `CheckpointError` when the run holds no such checkpoint, or it is damaged.
+    """
+    import json
+
+    from toolkit import checkpoint as checkpoints
+    from toolkit.models import load_tokenizer
+    from toolkit.recipes import Recipe
+    from toolkit.runs.control import resolver
+    from toolkit.values import load_root
+
+    recipe = load_root(json.loads((run_folder / "recipe.json").read_text()), Recipe, notebook=resolver(run_folder))
+    path = checkpoints.choose(run_folder / "checkpoints", step)
+    model = build(recipe, load_tokenizer(str(run_folder / TOKENIZER)).vocab_size)
+    stored = checkpoints.read_manifest(path).tensors
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict(keep_vars=True).items()}
+    needed = {name: t.detach() for name, t in tensors.items() if name in stored or getattr(t, "requires_grad", False)}
+    checkpoints.load_into(path, needed, strict=False)
+    return model.eval()
