@@ -27,7 +27,7 @@ from toolkit.data import (
     save,
 )
 from toolkit.data.packing import cut, encode
-from toolkit.data.sources import split
+from toolkit.data.reading import split
 from toolkit.models import load_tokenizer
 from toolkit.values import dump, load, parse, source
 
@@ -73,7 +73,7 @@ def test_the_manual_is_divided_the_same_each_time():
     train, held_out = documents(Manual())
     assert (train, held_out) == documents(Manual())
     assert not set(train) & set(held_out)
-    assert 0.04 < len(held_out) / len(train + held_out) < 0.2
+    assert 0.04 < len(held_out) / (len(train) + len(held_out)) < 0.2
     assert sum(len(document.text) for document in train) > 300_000
     assert documents(Manual(held_out=0.0))[1] == []
 
@@ -129,7 +129,7 @@ def test_json_lines(tmp_path):
         (b"", JsonLines(path="x"), "x is empty"),
         (b"a", TextFiles(paths=("y*",)), "'y*' matches no file"),
         (b"a", TextFiles(paths=()), "paths is empty"),
-        (b"a", JsonLines(path="y"), "y cannot be read"),
+        (b"a", JsonLines(path="y"), "'y' matches no file"),
         (b"a", Saved(path="y"), "y holds no saved data"),
         (b"a", TextFiles(paths=("x",)), "cannot be divided"),
         (b"a", Hub(name="nobody/nothing"), "the hub data set 'nobody/nothing' cannot be read"),

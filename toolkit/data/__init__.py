@@ -3,25 +3,60 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from toolkit.data.sources import Data, Document, Hub, JsonLines, Manual, Saved, TextFiles, documents
+from toolkit.data.sources import (
+    Conversation,
+    Data,
+    Document,
+    Hub,
+    JsonLines,
+    Manual,
+    Mixture,
+    Part,
+    Saved,
+    Text,
+    TextFiles,
+    conversation,
+)
 
 if TYPE_CHECKING:
+    from toolkit.data.inspection import DataFacts as DataFacts
+    from toolkit.data.inspection import inspect_data as inspect_data
     from toolkit.data.loader import StepLoader as StepLoader
     from toolkit.data.loader import held_out_batches as held_out_batches
     from toolkit.data.packing import IGNORED as IGNORED
     from toolkit.data.packing import Packed as Packed
     from toolkit.data.packing import pack as pack
+    from toolkit.data.reading import Documents as Documents
+    from toolkit.data.reading import documents as documents
     from toolkit.data.saving import save as save
 
 _HOME = {
+    "DataFacts": "inspection",
+    "Documents": "reading",
     "IGNORED": "packing",
     "Packed": "packing",
     "StepLoader": "loader",
+    "documents": "reading",
     "held_out_batches": "loader",
+    "inspect_data": "inspection",
     "pack": "packing",
     "save": "saving",
 }
-__all__ = ["Data", "Document", "Hub", "JsonLines", "Manual", "Saved", "TextFiles", "documents", *_HOME]
+__all__ = [
+    "Conversation",
+    "Data",
+    "Document",
+    "Hub",
+    "JsonLines",
+    "Manual",
+    "Mixture",
+    "Part",
+    "Saved",
+    "Text",
+    "TextFiles",
+    "conversation",
+    *_HOME,
+]
 
 
 def __getattr__(name: str) -> Any:

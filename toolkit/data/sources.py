@@ -1,18 +1,15 @@
-"""Where text comes from: five values, and the documents that they name.
+"""Where text comes from: six values, and what they are read into.
 
-A document is a prompt, which carries no loss, and a text, which does. Part of the documents is held out for evaluation: those
-whose hash falls below the share, so that the same document is always on the same side, whatever else is added.
+Nothing is read here, so that a form, a command line or a recipe can name these without loading anything heavy.
+Manual, TextFiles and JsonLines are read by Scalebook itself: 399 MiB of JSON lines a second against 143 through the
+`datasets` library, errors that name the line, and no second copy in a cache. Hub and Saved are Arrow tables of that library.
 """
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from toolkit.values import Range, check
@@ -23,6 +20,31 @@ class Document(NamedTuple):
 
     prompt: str
     text: str
+
+
+class Conversation(NamedTuple):
+    """Messages for the model's chat template; only what the assistant says carries a loss."""
+
+    messages: str
+    """The list of `{"role": ..., "content": ...}` as JSON text, so that it can be hashed, compared and stored."""
+
+    @property
+    def turns(self) -> list[dict[str, Any]]:
+        """The messages, as a template takes them."""
+        return json.loads(self.messages)
+
+
+Text = Document | Conversation
+"""What one row of a data set becomes."""
+
+
+def conversation(messages: Sequence[Mapping[str, Any]]) -> Conversation:
+    """A conversation from its messages.
+
+    >>> conversation([{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]).turns[1]["content"]
+    '4'
+    """
+    return Conversation(json.dumps(list(messages), ensure_ascii=False, separators=(",", ":")))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +63,8 @@ class TextFiles:
 
     paths: tuple[str, ...]
     """Files or patterns such as "docs/**/*.md", relative to the working directory."""
+    stream: bool = False
+    """Tokenise while training and store nothing whole: for more text than fits; files are then read in pieces of 1 MiB."""
     held_out: Annotated[float, Range(0.0, 0.9)] = 0.1
     """Share of the files kept for evaluation; of a single file its last part."""
 
@@ -49,26 +73,34 @@ class TextFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JsonLines:
-    """A file with one JSON object a line."""
+    """Files with one JSON object a line."""
 
     path: str
-    """The file, relative to the working directory."""
+    """The file, or a pattern such as "rows/*.jsonl", relative to the working directory."""
     prompt: str | None = "prompt"
     """Key of the prompt, which carries no loss; None when there is none."""
     answer: str = "answer"
     """Key of the text to learn."""
+    messages: str | None = None
+    """Key of a list of {"role", "content"} for the model's chat template; prompt and answer are then not read."""
+    chat: bool = False
+    """Put prompt and answer into the model's chat template, as turns of a user and an assistant."""
+    stream: bool = False
+    """Tokenise while training and store nothing whole: for more text than fits."""
     held_out: Annotated[float, Range(0.0, 0.9)] = 0.1
     """Share of the lines kept for evaluation."""
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
+        _check_chat(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hub:
-    """A data set of the hub, by the `datasets` library."""
+    """A data set of the hub, or a folder of data files, by the `datasets` library."""
 
     name: str
-    """Id of the data set, owner/name."""
+    """Id of the data set, owner/name, or a folder."""
     revision: str | None = None
     """Commit, tag or branch; None for the newest."""
     subset: str | None = None
@@ -79,10 +111,18 @@ class Hub:
     """Column of the prompt, which carries no loss; None when there is none."""
     answer: str = "text"
     """Column of the text to learn."""
+    messages: str | None = None
+    """Column with lists of {"role", "content"} for the model's chat template; prompt and answer are then not read."""
+    chat: bool = False
+    """Put prompt and answer into the model's chat template, as turns of a user and an assistant."""
+    stream: bool = False
+    """Fetch and tokenise while training and store nothing whole: for more text than fits."""
     held_out: Annotated[float, Range(0.0, 0.9)] = 0.1
     """Share of the rows kept for evaluation."""
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
+        _check_chat(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,166 +131,49 @@ class Saved:
 
     path: str
     """The folder that `save` returned."""
+    chat: bool = False
+    """Put prompts and texts into the model's chat template, as turns of a user and an assistant."""
     held_out: Annotated[float, Range(0.0, 0.9)] = 0.1
     """Share of the documents kept for evaluation."""
 
     __post_init__ = check
 
 
+Part = Manual | TextFiles | JsonLines | Hub | Saved
+"""A single source of text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mixture:
+    """Several sources, read in fixed proportions: after any number of rows no part is a row off its share.
+
+    A part that is read through begins again while others last.
+    """
+
+    parts: tuple[Part, ...]
+    """The sources; each holds out its own share for evaluation."""
+    weights: tuple[Annotated[float, Range(0, exclusive_low=True)], ...] | None = None
+    """Tokens from each part in proportion to one another, in any unit; None takes each part as often as it is large."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.parts:
+            raise ValueError("Mixture.parts: it is empty; name at least one source")
+        if self.weights is not None and len(self.weights) != len(self.parts):
+            raise ValueError(f"Mixture.weights: {len(self.weights)} weights for {len(self.parts)} parts; give one each, or None")
+        if self.weights is not None and not sum(self.weights) < float("inf"):
+            raise ValueError(f"Mixture.weights: expected finite numbers, got {self.weights}")
+
+
+Data = Manual | TextFiles | JsonLines | Hub | Saved | Mixture
+
 SAVED_FILE = "documents.arrow"
 """Name of the Arrow stream in a folder that `save` made."""
 
-Data = Manual | TextFiles | JsonLines | Hub | Saved
 
-
-def documents(data: Data) -> tuple[list[Document], list[Document]]:
-    """The documents to learn from and those held out, both in a fixed order.
-
-    At least one document is held out unless `held_out` is 0; a single document is cut in two at the end of a line.
-    ValueError, in one line, names the file, the line or the column that is missing, empty or unreadable.
-
-    >>> train, held_out = documents(Manual())
-    >>> len(train) + len(held_out) >= 70
-    True
-    """
-    match data:
-        case Manual():
-            found = _manual()
-        case TextFiles():
-            found = _text_files(data.paths)
-        case JsonLines():
-            found = _json_lines(Path(data.path).expanduser(), data.prompt, data.answer)
-        case Hub():
-            found = _hub(data)
-        case Saved():
-            found = _saved(Path(data.path).expanduser())
-        case _:
-            raise TypeError(f"documents() takes Manual, TextFiles, JsonLines, Hub or Saved, not {type(data).__name__}")
-    return split(found, data.held_out)
-
-
-def split(found: Sequence[Document], held_out: float) -> tuple[list[Document], list[Document]]:
-    """Divide documents by their hashes; see `documents`."""
-    if held_out == 0.0:
-        return list(found), []
-    if len(found) == 1:
-        return _cut(found[0], held_out)
-    shares = [_share(document) for document in found]
-    threshold = max(held_out, min(shares))
-    chosen = [share <= threshold for share in shares]
-    if all(chosen):
-        chosen[shares.index(max(shares))] = False
-    kept = [document for document, out in zip(found, chosen, strict=True) if not out]
-    return kept, [document for document, out in zip(found, chosen, strict=True) if out]
-
-
-def _share(document: Document) -> float:
-    """A number from 0 to 1 that depends on the document alone."""
-    digest = hashlib.sha256(f"{len(document.prompt)}:{document.prompt}{document.text}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _cut(document: Document, held_out: float) -> tuple[list[Document], list[Document]]:
-    middle = max(1, int(len(document.text) * (1.0 - held_out)))
-    at = document.text.find("\n", middle) + 1 or middle
-    parts = [Document(document.prompt, document.text[:at]), Document(document.prompt, document.text[at:])]
-    if not parts[1].text:
-        raise ValueError("one document of one line cannot be divided: give more text, or held_out=0")
-    return parts[:1], parts[1:]
-
-
-def _manual() -> list[Document]:
-    from pydoc_data.topics import topics
-
-    return [Document("", topics[name]) for name in sorted(topics)]
-
-
-def _text_files(patterns: Iterable[str]) -> list[Document]:
-    found: list[Document] = []
-    for pattern in patterns:
-        paths = sorted(Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True))
-        paths = [path for path in paths if path.is_file()]
-        if not paths:
-            raise ValueError(f"TextFiles: {pattern!r} matches no file")
-        for path in paths:
-            found.append(Document("", "".join(line for _, line in _lines(path))))
-    if not found:
-        raise ValueError("TextFiles: paths is empty")
-    return found
-
-
-def _json_lines(path: Path, prompt: str | None, answer: str) -> list[Document]:
-    found: list[Document] = []
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
-        found.append(_document(row, prompt, answer, f"{path}, line {number}"))
-    return found
-
-
-def _lines(path: Path) -> Iterable[tuple[int, str]]:
-    """Lines with their numbers, which an unreadable one is named by."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    if not data.strip():
-        raise ValueError(f"{path} is empty")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
-    return enumerate(io.StringIO(text, newline="\n"), 1)  # splitlines() would also cut at U+2028 and form feeds
-
-
-def _hub(data: Hub) -> list[Document]:
-    import datasets
-
-    try:
-        rows = datasets.load_dataset(data.name, data.subset, revision=data.revision, split=data.split)
-    except Exception as error:  # the client has dozens of classes for "cannot be reached" and "does not exist"
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"the hub data set {data.name!r} cannot be read ({reason}); Manual() works offline") from error
-    return _rows(rows, data.prompt, data.answer, f"the hub data set {data.name!r}")
-
-
-def _saved(path: Path) -> list[Document]:
-    import pyarrow
-
-    try:
-        with pyarrow.memory_map(str(path / SAVED_FILE)) as file:
-            table = pyarrow.ipc.open_stream(file).read_all()
-        pairs = zip(table["prompt"].to_pylist(), table["text"].to_pylist(), strict=True)
-    except (OSError, KeyError, pyarrow.ArrowInvalid):
-        raise ValueError(f"Saved: {path} holds no saved data; toolkit.data.save makes such a folder") from None
-    return [Document(prompt, text) for prompt, text in pairs]
-
-
-def _rows(rows: Any, prompt: str | None, answer: str, where: str) -> list[Document]:
-    for name in (prompt, answer):
-        if name is not None and name not in rows.column_names:
-            raise ValueError(f"{where} has no column {name!r}, only {', '.join(rows.column_names)}")
-    if not len(rows):
-        raise ValueError(f"{where} is empty")
-    answers = rows[answer]
-    prompts = rows[prompt] if prompt is not None else [""] * len(answers)
-    pairs = enumerate(zip(prompts, answers, strict=True))
-    return [_document({"p": p, "a": a}, "p", "a", f"{where}, row {i}") for i, (p, a) in pairs]
-
-
-def _document(row: dict[str, Any], prompt: str | None, answer: str, where: str) -> Document:
-    values = []
-    for name in (prompt, answer):
-        value = "" if name is None else row.get(name)
-        if not isinstance(value, str):
-            what = f"no key {name!r}, only {', '.join(row)}" if name not in row else f"{name!r} is not text"
-            raise ValueError(f"{where}: {what}")
-        values.append(value)
-    return Document(*values)
+def _check_chat(data: JsonLines | Hub) -> None:
+    name = type(data).__name__
+    if data.messages is not None and data.chat:
+        raise ValueError(f"{name}.chat: messages={data.messages!r} goes through the chat template anyway; leave chat out")
+    if data.chat and data.prompt is None:
+        raise ValueError(f"{name}.chat: an answer to no prompt is no conversation; name the prompt")
