@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from toolkit.fields import Field, either, expected
@@ -18,18 +20,47 @@ DESTINATION = "value:"
 METAVARS = {"int": "N", "float": "X", "str": "TEXT", "tuple": "LIST", "sites": "PATTERNS", "value": "VALUE"}
 
 
-def flags(parser: argparse._ActionsContainer, type_: type, prefix: str = "") -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flag:
+    """One flag, in plain data: what a parser needs to know of a field when its class is not imported."""
+
+    path: str
+    """Name of the field, "plan.cp" for one of a value inside."""
+    metavar: str | None
+    """What stands for its value in the help; None for a switch."""
+    help: str
+    """Text of the help."""
+    choices: tuple[str, ...] = ()
+    """Words that a shell may complete."""
+
+
+def flags(parser: argparse._ActionsContainer, type_: type) -> None:
     """Add to `parser` one flag for each field of the value class `type_` and of the values in it (`--plan.cp`)."""
+    add_flags(parser, flags_of(type_))
+
+
+def flags_of(type_: type, prefix: str = "") -> list[Flag]:
+    """The flags of a value class. `[flag.path for flag in flags_of(Plan)]`"""
+    found = []
     for field in spec(type_).fields:
         path = prefix + field.name
-        names = list(dict.fromkeys([_flag(path), f"--{path}"]))
-        given: dict[str, Any] = {"dest": DESTINATION + path, "default": argparse.SUPPRESS}
-        given |= {"action": argparse.BooleanOptionalAction} if field.kind == "bool" else {"metavar": _metavar(field)}
-        parser.add_argument(names[0], help=_help(field), **given)
-        for name in names[1:]:
-            parser.add_argument(name, help=argparse.SUPPRESS, **given)
+        metavar = None if field.kind == "bool" else _metavar(field)
+        choices = tuple(str(choice) for option in (field, *field.options) for choice in option.choices)
+        found.append(Flag(path=path, metavar=metavar, help=_help(field), choices=choices))
         for nested in [] if prefix else _nested(field):
-            flags(parser, nested, f"{path}.")
+            found += flags_of(nested, f"{path}.")
+    return found
+
+
+def add_flags(parser: argparse._ActionsContainer, found: Iterable[Flag]) -> None:
+    """Add flags to `parser`; `from_flags` reads what they were given."""
+    for flag in found:
+        names = list(dict.fromkeys([_flag(flag.path), f"--{flag.path}"]))
+        given: dict[str, Any] = {"dest": DESTINATION + flag.path, "default": argparse.SUPPRESS}
+        given |= {"action": argparse.BooleanOptionalAction} if flag.metavar is None else {"metavar": flag.metavar}
+        for number, name in enumerate(names):
+            action = parser.add_argument(name, help=argparse.SUPPRESS if number else flag.help, **given)
+            action.complete = flag.choices  # type: ignore[attr-defined]
 
 
 def from_flags(namespace: argparse.Namespace, type_: type, base: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: flags and values agree, exit statuses and one-line complaints, what each command prints."""
+"""The command line: flags and values agree, exit statuses and one-line complaints, recipes and how they are followed."""
 
 import json
 import os
@@ -10,53 +10,19 @@ from typing import Any
 import pytest
 
 import toolkit.launch
-from toolkit.cli import main, program
-from toolkit.cli_run import Watch, duration, kebab
-from toolkit.launch import InProcess, launch
+from tests.laws.command_line import Json, command
+from toolkit.cli import main
+from toolkit.cli.answers import duration, program
+from toolkit.cli.follow import Watch
+from toolkit.cli.recipes import kebab
 from toolkit.parallel import Plan
 from toolkit.recipes import FineTune
-from toolkit.runs import Run, current
-from toolkit.runs.state import State
+from toolkit.runs import Run
 from toolkit.values import dump_root
 
-Json = dict[str, Any]
-
-
-def command(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Exit status, output and error output of one command."""
-    try:
-        status = main(arguments)
-    except SystemExit as left:
-        status = left.code
-    told = capsys.readouterr()
-    return status, told.out, told.err
-
-
-def work(loss: float) -> Json:
-    """Three steps of a training that only tells."""
-    context = current()
-    context.events.write("state", {"state": "running", "controls": False, "total_steps": 3}, step=0)
-    for step in (1, 2, 3):
-        context.events.write("metrics", {"loss": loss / step, "tokens_per_second": 1000.0}, step=step)
-    context.events.write("sample", {"prompt": "Once", "text": "[upon] a time"}, step=3)
-    if loss < 0:
-        raise ArithmeticError(f"loss {loss} is below zero")
-    return {"loss": loss}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with one finished and one failed run."""
-    place = tmp_path_factory.mktemp("project")
-    launch(work, 6.0, on=InProcess(), root=place, name="good")
-    with pytest.raises(ArithmeticError):
-        launch(work, -1.0, on=InProcess(), root=place, name="bad")
-    return place
-
-
 COMPLAINTS = {
-    "unknown command": (["rnu"], "invalid choice: 'rnu'"),
-    "unknown recipe": (["run", "finetune"], "invalid choice: 'finetune' (choose from 'fine-tune')"),
+    "unknown command": (["rnu"], "unknown command 'rnu', did you mean run?"),
+    "unknown recipe": (["run", "finetune"], "unknown recipe 'finetune', did you mean fine-tune?"),
     "unknown flag": (["run", "fine-tune", "--stesp", "3"], "unknown argument --stesp, did you mean --steps?"),
     "abbreviated flag": (["run", "fine-tune", "--batch", "3"], "unknown argument --batch"),
     "wrong value": (["run", "fine-tune", "--lr", "high"], "--lr: expected a number"),
@@ -64,13 +30,18 @@ COMPLAINTS = {
     "no such recipe file": (["run", "fine-tune", "--recipe", "nowhere.json"], "nowhere.json: No such file"),
     "resume what": (["run", "fine-tune", "--resume"], "--resume: needs --name"),
     "plan and processes": (["run", "fine-tune", "--plan.dp-shard=2", "--processes=3"], "needs 2 processes"),
-    "no such run": (["runs", "show", "nowhere"], "no run 'nowhere'"),
-    "no run in a folder": (["runs", "show", "../x/.."], "it has no launch.json"),
-    "no such setting": (["runs", "set", "good", "color", "1"], "invalid choice: 'color'"),
+    "unknown action": (["runs", "stpo", "good"], "unknown action 'stpo', did you mean stop?"),
+    "no such setting": (["runs", "set", "good", "color", "1"], "unknown name 'color': expected one of lr, "),
+    "no such family": (["systems", "--family", "adaptors"], "--family: unknown 'adaptors', did you mean adapters?"),
     "no such action": (["job"], "required: ACTION"),
     "no bundle": (["job", "run", "."], "is no bundle"),
     "no notebook": (["export", "nowhere.ipynb", "--out", "x"], "nowhere.ipynb"),
     "no such place": (["export", "nowhere.ipynb", "--to", "moon", "--out", "x"], "'moon'"),
+    "one run to compare": (["runs", "compare", "good"], "expected 2 to 26 runs, got 1"),
+    "no time": (["runs", "clean", "--older", "soon"], "argument --older: expected a time such as 30d, 12h or 2w, got 'soon'"),
+    "no size": (["runs", "clean", "--larger", "1X"], "argument --larger: expected a size such as 500M or 1G, got '1X'"),
+    "no final state": (["runs", "clean", "--state", "running"], "unknown state 'running': expected one of finished, "),
+    "no such shell": (["completion", "csh"], "unknown shell 'csh'"),
 }
 
 
@@ -84,12 +55,37 @@ def test_bad_input_is_one_line_and_status_2(
     assert err.count("\n") == 1
     assert message in err
     assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+NO_RUN = {
+    "no such run": (["runs", "show", "goof"], "no run 'goof' under {root}, did you mean good?"),
+    "no run at all like it": (["runs", "show", "nowhere"], "; `runs` lists what there is"),
+    "no run in a folder": (["runs", "show", "../x/.."], "it has no launch.json"),
+    "over": (["runs", "pause", "good"], "run good is finished: it obeys no command any more"),
+    "one of two": (["runs", "compare", "good", "nowhere"], "no run 'nowhere'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), NO_RUN.values(), ids=NO_RUN)
+def test_a_run_that_is_not_there_or_is_over_is_status_3(arguments: list[str], message: str, project: Path, capsys: Any) -> None:
+    status, out, err = command(*arguments, "--root", str(project), capsys=capsys)
+    assert (status, out) == (3, "")
+    assert err.count("\n") == 1
+    assert message.format(root=project) in err
+
+
+def test_a_name_that_exists_is_refused_before_anything_is_read(project: Path, capsys: Any) -> None:
+    status, out, err = command("run", "fine-tune", "--name", "good", "--root", str(project), capsys=capsys)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "--name good: exists" in err
+    assert "--resume" in err
 
 
 def test_a_recipe_file_with_an_error_names_file_and_path(tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "recipe.json"
     for content, message in {
-        "{": "--recipe {path}: Expecting property name",
+        "{": "--recipe {path}: not JSON: Expecting property name",
         '{"schema": 1, "type": "FineTune", "steps": 0}': "--recipe {path}: $.steps: expected an integer of at least 1, got 0",
         "[" * 100_000: "--recipe {path}: ",
     }.items():
@@ -100,13 +96,13 @@ def test_a_recipe_file_with_an_error_names_file_and_path(tmp_path: Path, capsys:
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch, root: Path) -> list[tuple[Any, Json]]:
+def launched(monkeypatch: pytest.MonkeyPatch, project: Path) -> list[tuple[Any, Json]]:
     """What `run` gives to `launch`, which starts nothing here and returns the finished run."""
     calls: list[tuple[Any, Json]] = []
 
     def fake(recipe: Any, **options: Any) -> Run:
         calls.append((recipe, options))
-        return Run.attach("bad" if recipe.seed == 1 else "good", root=root)
+        return Run.attach("bad" if recipe.seed == 1 else "good", root=project)
 
     monkeypatch.setattr(toolkit.launch, "launch", fake)
     return calls
@@ -165,91 +161,6 @@ def test_an_interrupt_ends_the_watching_only(
     assert f"{program()} runs stop good" in err
 
 
-def test_watch_prints_metrics_as_json_lines(root: Path, capsys: Any) -> None:
-    status, out, _ = command("runs", "watch", "good", "--root", str(root), "--json", capsys=capsys)
-    lines = [json.loads(line) for line in out.splitlines()]
-    assert status == 0
-    assert [line.get("loss") for line in lines[:-1]] == [6.0, 3.0, 2.0]
-    assert lines[-1]["metrics"] == {"loss": 6.0}
-
-
-def test_watch_on_a_terminal(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    status, out, _ = command("runs", "watch", "good", "--root", str(root), capsys=capsys)
-    assert status == 0
-    assert "Run good finished in" in out
-
-
-def test_runs_lists_newest_first(root: Path, capsys: Any) -> None:
-    status, out, _ = command("runs", "--root", str(root), capsys=capsys)
-    assert status == 0
-    header, *rows = out.splitlines()
-    assert header.split()[:2] == ["run", "state"]
-    assert [row.split()[:2] for row in rows] == [["bad", "failed"], ["good", "finished"]]
-    found = json.loads(command("runs", "--root", str(root), "--json", capsys=capsys)[1])
-    assert [(run["run"], run["state"], run["step"]) for run in found] == [("bad", "failed", 3), ("good", "finished", 3)]
-
-
-def test_runs_show(root: Path, capsys: Any) -> None:
-    status, out, _ = command("runs", "show", "good", "--root", str(root), capsys=capsys)
-    assert status == 0
-    assert "loss               2 at step 3" in out
-    shown = json.loads(command("runs", "--root", str(root), "--json", "show", "good", capsys=capsys)[1])
-    assert shown["metrics"]["loss"] == {"step": 3, "value": 2.0}
-    assert "ArithmeticError" in command("runs", "show", "bad", "--root", str(root), capsys=capsys)[1]
-
-
-def test_runs_tail(root: Path, capsys: Any) -> None:
-    (root / "runs" / "good" / "rank-0.log").write_text("one\ntwo\nthree\n")
-    assert command("runs", "tail", "good", "-n", "2", "--root", str(root), capsys=capsys)[1] == "two\nthree\n"
-    status, _, err = command("runs", "tail", "good", "--rank", "../0", "--root", str(root), capsys=capsys)
-    assert status == 2
-    assert "--rank: expected a number" in err
-
-
-@pytest.mark.parametrize("action", [["pause"], ["resume"], ["checkpoint"], ["stop"], ["set", "lr", "0.1"]])
-def test_a_run_that_is_over_obeys_nothing(action: list[str], root: Path, capsys: Any) -> None:
-    status, _, err = command("runs", action[0], "good", *action[1:], "--root", str(root), capsys=capsys)
-    assert status == 2
-    assert "run good is finished" in err
-
-
-COMMANDS = {
-    "pause": (["pause"], ("pause",)),
-    "resume": (["resume"], ("resume",)),
-    "checkpoint": (["checkpoint"], ("checkpoint",)),
-    "stop": (["stop"], ("stop", True)),
-    "stop without saving": (["stop", "--no-save"], ("stop", False)),
-    "stop now": (["stop", "--now"], ("kill",)),
-    "set": (["set", "lr", "1e-4"], ("set", "lr", 1e-4)),
-    "set a whole number": (["set", "max_steps", "12"], ("set", "max_steps", 12)),
-}
-
-
-@pytest.mark.parametrize(("action", "expected"), COMMANDS.values(), ids=COMMANDS)
-def test_commands_reach_the_run(
-    action: list[str], expected: tuple[Any, ...], root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    told: list[tuple[Any, ...]] = []
-    for name in ("pause", "resume", "checkpoint", "set", "kill"):
-        monkeypatch.setattr(Run, name, lambda self, *given, name=name: told.append((name, *given)) or 7)
-    monkeypatch.setattr(Run, "stop", lambda self, save=True: told.append(("stop", save)) or 7)
-    arguments = ["runs", action[0], "good", *action[1:], "--root", str(root)]
-    status, out, _ = command(*arguments, capsys=capsys)
-    assert status == 0
-    assert out.startswith("Told run good: ")
-    assert json.loads(command(*arguments, "--json", capsys=capsys)[1])["n"] == 7
-    assert told == [expected, expected]
-    assert [type(item) for item in told[0]] == [type(item) for item in expected]
-
-
-def test_restart(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(Run, "restart", lambda self: self)
-    status, out, _ = command("runs", "restart", "good", "--root", str(root), capsys=capsys)
-    assert status == 0
-    assert "Run good starts again" in out
-
-
 def test_a_failure_of_ours_that_is_no_failed_run_is_bad_input(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     import toolkit.systems
 
@@ -301,16 +212,6 @@ def test_export_and_job_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     status, _, err = command("job", "run", str(tmp_path / "job"), "--set", "stesp=5", capsys=capsys)
     assert status == 2
     assert "did you mean steps?" in err
-
-
-def test_time_left_is_told_from_the_mean_pace() -> None:
-    watch = Watch.__new__(Watch)
-    watch.metrics, watch._first, watch._last = {"loss": 2.0, "eval_loss": "NaN"}, (10, 100.0), (14, 108.0)
-    assert watch.seconds_left(20) == 12
-    assert watch.line(State(name="running", step=14, total_steps=20)) == "running · step 14 of 20 · loss 2.000 · 12 s left"
-    assert watch.line(State(name="paused", step=14)) == "paused · step 14 · loss 2.000"
-    watch._first = watch._last
-    assert watch.seconds_left(20) is None
 
 
 def test_durations_and_names_in_words() -> None:

@@ -25,7 +25,7 @@ ALSO = {
     *((part, below) for part in ("widgets", "recipes", "training") for below in ("runs", "launch")),
 }
 PART = {"fields": "values", "class_source": "values", "source_text": "values"}  # the files that values.py is split into
-ON_TOP = ("__main__", "cli", "flags", "systems", "tour")  # what starts with these may import anything
+ON_TOP = ("__main__", "clean", "cli", "doctor", "flags", "systems", "tour")  # what starts with these may import anything
 FILES = sorted(file for folder in ("toolkit", "widgets") for file in (ROOT / folder).rglob("*.py"))
 
 

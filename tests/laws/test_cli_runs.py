@@ -1,0 +1,108 @@
+"""`runs`: the list, one run looked into, and commands that reach it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.laws.command_line import command
+from toolkit.cli.follow import Watch
+from toolkit.runs import Run
+from toolkit.runs.state import State
+
+
+def test_watch_prints_metrics_as_json_lines(project: Path, capsys: Any) -> None:
+    status, out, _ = command("runs", "watch", "good", "--root", str(project), "--json", capsys=capsys)
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert [line.get("loss") for line in lines[:-1]] == [6.0, 3.0, 2.0]
+    assert lines[-1]["metrics"] == {"loss": 6.0}
+
+
+def test_watch_on_a_terminal(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    status, out, _ = command("runs", "watch", "good", "--root", str(project), capsys=capsys)
+    assert status == 0
+    assert "Run good finished in" in out
+
+
+def test_runs_lists_newest_first(project: Path, capsys: Any) -> None:
+    status, out, _ = command("runs", "--root", str(project), capsys=capsys)
+    assert status == 0
+    header, *rows = out.splitlines()
+    assert header.split()[:2] == ["run", "state"]
+    assert [row.split()[:2] for row in rows] == [["bad", "failed"], ["good", "finished"]]
+    found = json.loads(command("runs", "--root", str(project), "--json", capsys=capsys)[1])
+    assert [(run["run"], run["state"], run["step"]) for run in found] == [("bad", "failed", 3), ("good", "finished", 3)]
+
+
+def test_runs_show(project: Path, capsys: Any) -> None:
+    status, out, _ = command("runs", "show", "good", "--root", str(project), capsys=capsys)
+    assert status == 0
+    assert "loss               2 at step 3" in out
+    shown = json.loads(command("runs", "--root", str(project), "--json", "show", "good", capsys=capsys)[1])
+    assert shown["metrics"]["loss"] == {"step": 3, "value": 2.0}
+    assert "ArithmeticError" in command("runs", "show", "bad", "--root", str(project), capsys=capsys)[1]
+
+
+def test_runs_tail(project: Path, capsys: Any) -> None:
+    (project / "runs" / "good" / "rank-0.log").write_text("one\ntwo\nthree\n")
+    assert command("runs", "tail", "good", "-n", "2", "--root", str(project), capsys=capsys)[1] == "two\nthree\n"
+    status, _, err = command("runs", "tail", "good", "--rank", "../0", "--root", str(project), capsys=capsys)
+    assert status == 2
+    assert "--rank: expected a number" in err
+
+
+@pytest.mark.parametrize("action", [["pause"], ["resume"], ["checkpoint"], ["stop"], ["set", "lr", "0.1"]])
+def test_a_run_that_is_over_obeys_nothing(action: list[str], project: Path, capsys: Any) -> None:
+    status, _, err = command("runs", action[0], "good", *action[1:], "--root", str(project), capsys=capsys)
+    assert status == 3
+    assert "run good is finished" in err
+
+
+COMMANDS = {
+    "pause": (["pause"], ("pause",)),
+    "resume": (["resume"], ("resume",)),
+    "checkpoint": (["checkpoint"], ("checkpoint",)),
+    "stop": (["stop"], ("stop", True)),
+    "stop without saving": (["stop", "--no-save"], ("stop", False)),
+    "stop now": (["stop", "--now"], ("kill",)),
+    "set": (["set", "lr", "1e-4"], ("set", "lr", 1e-4)),
+    "set a whole number": (["set", "max_steps", "12"], ("set", "max_steps", 12)),
+}
+
+
+@pytest.mark.parametrize(("action", "expected"), COMMANDS.values(), ids=COMMANDS)
+def test_commands_reach_the_run(
+    action: list[str], expected: tuple[Any, ...], project: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    told: list[tuple[Any, ...]] = []
+    for name in ("pause", "resume", "checkpoint", "set", "kill"):
+        monkeypatch.setattr(Run, name, lambda self, *given, name=name: told.append((name, *given)) or 7)
+    monkeypatch.setattr(Run, "stop", lambda self, save=True: told.append(("stop", save)) or 7)
+    arguments = ["runs", action[0], "good", *action[1:], "--root", str(project)]
+    status, out, _ = command(*arguments, capsys=capsys)
+    assert status == 0
+    assert out.startswith("Told run good: ")
+    assert json.loads(command(*arguments, "--json", capsys=capsys)[1])["n"] == 7
+    assert told == [expected, expected]
+    assert [type(item) for item in told[0]] == [type(item) for item in expected]
+
+
+def test_restart(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(Run, "restart", lambda self: self)
+    status, out, _ = command("runs", "restart", "good", "--root", str(project), capsys=capsys)
+    assert status == 0
+    assert "Run good starts again" in out
+
+
+def test_time_left_is_told_from_the_mean_pace() -> None:
+    watch = Watch.__new__(Watch)
+    watch.metrics, watch._first, watch._last = {"loss": 2.0, "eval_loss": "NaN"}, (10, 100.0), (14, 108.0)
+    assert watch.seconds_left(20) == 12
+    assert watch.line(State(name="running", step=14, total_steps=20)) == "running · step 14 of 20 · loss 2.000 · 12 s left"
+    assert watch.line(State(name="paused", step=14)) == "paused · step 14 · loss 2.000"
+    watch._first = watch._last
+    assert watch.seconds_left(20) is None
