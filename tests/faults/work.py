@@ -191,3 +191,17 @@ def start_two_and_die(root: str) -> None:
     assert "torch" not in sys.modules
     Path(root, "ids.json").write_text(json.dumps(ids))
     time.sleep(600)
+
+
+def busy_rank() -> None:
+    """Rank 1 computes for ever, the others wait for it in a collective."""
+    import torch
+    import torch.distributed as dist
+
+    def spin() -> None:
+        while True:
+            pass
+
+    if current().rank == 1:
+        spin()
+    dist.all_reduce(torch.ones(1))

@@ -110,7 +110,7 @@ def test_what_cannot_be_saved_leaves_the_earlier_checkpoints(tmp_path, arguments
     before = write(tmp_path, step=1)
     with pytest.raises(CheckpointError, match=message):
         write(tmp_path, step=2, **arguments)
-    assert newest(tmp_path) == (before, [(tmp_path / "step-2.partial", "saving it was cut off")])
+    assert newest(tmp_path) == (before, [])  # What it had written is gone: on a full disk it would take the room.
     assert write(tmp_path, step=2) == newest(tmp_path)[0]
     assert not list(tmp_path.glob("*.partial"))
 

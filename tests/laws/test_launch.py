@@ -255,7 +255,7 @@ def test_the_first_cause_is_blamed(tmp_path: Path) -> None:
     assert blamed(broken, backend, own, earlier) == 3
     assert blamed(broken, own, left) == 5
     assert blamed(broken, backend) == 0
-    assert "smaller batch" in report(tmp_path, [earlier], 6, memory_kills=0)["remedy"]
+    assert "smaller context" in report(tmp_path, [earlier], 6, memory_kills=0)["remedy"]
     assert "out-of-memory killer struck" in report(tmp_path, [killed], 6, memory_kills=1)["likely"]
     assert report(tmp_path, [Ended(0, -64, 1.0)], 1, memory_kills=0)["signal"] in ("SIGRTMAX", "signal 64")
 

@@ -51,6 +51,10 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be written or read: the message names the file and what to do."""
 
 
+class PeerFailed(CheckpointError):
+    """A checkpoint that another rank could not write."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
     """A box of a tensor that lies in one file, under the tensor's name."""

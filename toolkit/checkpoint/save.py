@@ -20,7 +20,18 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from toolkit.checkpoint.files import clean, sync_folder, to_json, write_tensors, write_text
-from toolkit.checkpoint.manifest import MANIFEST, RANK_STATE, STATE, CheckpointError, Entry, File, Manifest, Piece, dtype_name
+from toolkit.checkpoint.manifest import (
+    MANIFEST,
+    RANK_STATE,
+    STATE,
+    CheckpointError,
+    Entry,
+    File,
+    Manifest,
+    PeerFailed,
+    Piece,
+    dtype_name,
+)
 from toolkit.checkpoint.ranges import is_first_replica, local_part, local_range
 
 T = TypeVar("T")
@@ -104,10 +115,12 @@ class _Ranks:
             error = caught
         failed = [rank for rank, flag in enumerate(self.share(error is not None)) if flag]
         remedy = f"{self.partial.parent} keeps its earlier checkpoints"
+        if failed and self.rank == 0:  # No rank writes any more: what there is of it only takes room.
+            shutil.rmtree(self.partial, ignore_errors=True)
         if error is not None:
             raise CheckpointError(f"{self.partial}: rank {self.rank} could not save: {error}; {remedy}") from error
         if failed:
-            raise CheckpointError(f"{self.partial}: rank {failed[0]} could not save, its log says why; {remedy}")
+            raise PeerFailed(f"{self.partial}: rank {failed[0]} could not save, its log says why; {remedy}")
         return results[0]
 
 

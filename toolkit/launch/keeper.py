@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from toolkit.runs import pulse, reserve
 from toolkit.runs.control import read_commands
 from toolkit.runs.files import read_json, replace_json
 from toolkit.runs.series import SeriesWriter, Tail, mark_complete, sizes
@@ -34,7 +35,9 @@ class Keeper:
         self._tails = [Tail(folder, rank) for rank in range(ranks)]
         self._writers = [SeriesWriter(folder, rank) for rank in range(ranks)]
         self._written: dict[str, Any] = {}
-        self._beat, self._unsaved = 0.0, False
+        self._beat, self._unsaved, self._in_trouble = 0.0, False, False
+        self._before = ""
+        self._begun = time.monotonic()
         now = time.time()
         self.data: dict[str, Any] = {
             "name": "starting",
@@ -53,21 +56,29 @@ class Keeper:
         write_holder(lock, attempt, keeper=True)
         (folder / "result.json").unlink(missing_ok=True)
         self._clear()
+        reserve.set_aside(folder)
         self._touch()
 
     def show(self, name: str | None = None, **changes: Any) -> None:
-        """Change the state, and have it on the disk before this returns."""
+        """Change the state, and have it on the disk before this returns; where that fails, `tick` tries again."""
+        self._change(name, changes)
+        try:
+            self._save(sync=True)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self._trouble(error)
+
+    def _change(self, name: str | None, changes: dict[str, Any]) -> None:
         if name is not None and name != self.data["name"]:
             changes |= {"name": name, "since": time.time()}
         self.data |= changes
-        self._save(sync=True)
 
     def expect(self, command: str) -> None:
         """Show at once what a command leads to; the training itself says so only after its step."""
         name = EXPECTED.get((command, self.data["name"]))
         if name is not None and self.data["controls"]:
-            with suppress(OSError):  # It is in `data`, and written once there is room.
-                self.show(name)
+            self.show(name)
 
     def tick(self) -> None:
         """Heartbeat, events, progress: what falls due every moment. A full disk is waited out."""
@@ -77,11 +88,23 @@ class Keeper:
                 self._touch()
                 if self._unsaved or self.data != self._written:
                     self._save(sync=False)
+                if self._in_trouble and reserve.set_aside(self.folder):
+                    self._in_trouble = False
+                    self.show(message=self._before)
         except FileNotFoundError:
             raise
         except OSError as error:
-            self._unsaved = True
-            print(f"{time.strftime('%H:%M:%S')} {error}", file=sys.stderr, flush=True)
+            self._trouble(error)
+
+    def _trouble(self, error: OSError) -> None:
+        """The disk refuses: say so where that is still possible, and try again at the next moment."""
+        self._unsaved = True
+        if not self._in_trouble:
+            self._in_trouble, self._before = True, self.data["message"]
+            self.data["message"] = f"{error.strerror or error}: {error.filename or self.folder}; free space, or stop()"
+            with suppress(OSError):
+                self._save(sync=False)
+        say(f"{time.strftime('%H:%M:%S')} {error}")
 
     def follow(self) -> bool:
         """Read new events into state and series; whether all were read."""
@@ -111,6 +134,8 @@ class Keeper:
         "finished" becomes "stopped" where the work has said that it obeyed a stop.
         """
         assert name in FINAL
+        reserve.give_up(self.folder)  # The end is what it was kept for.
+        self._touch()
         found = sizes(self.folder)
         while not self.follow():
             pass
@@ -124,10 +149,11 @@ class Keeper:
                 "state": name,
                 "metrics": returned.get("metrics"),
                 "checkpoint": newest_checkpoint(self.folder),
-                "seconds": round(time.time() - self.data["started"], 3),
+                "seconds": round(time.monotonic() - self._begun, 3),
             },
         )
-        self.show(name, message=message, report=report)
+        self._change(name, {"message": message, "report": report})
+        self._save(sync=True)
         self._clear()
         os.close(self._lock)
 
@@ -153,21 +179,23 @@ class Keeper:
 
     def _clear(self) -> None:
         """Remove what the workers leave for the keeper; it stands in state.json and result.json."""
-        for pattern in (RETURNED, "error-*.json", "meet-*.json"):
+        for pattern in (RETURNED, "error-*.json", "meet-*.json", "stacks-*.txt"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
     def _touch(self) -> None:
         self._beat = time.monotonic()
-        descriptor = os.open(self.folder / "heartbeat", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.utime(descriptor)
-        finally:
-            os.close(descriptor)
+        pulse.beat(self.folder)
 
     def _save(self, *, sync: bool) -> None:
-        replace_json(self.folder / "state.json", self.data, sync=sync)
+        reserve.written(self.folder, lambda: replace_json(self.folder / "state.json", self.data, sync=sync))
         self._written, self._unsaved = dict(self.data), False
+
+
+def say(text: str) -> None:
+    """Print a line into the supervisor's log, which may lie on a disk that is full."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def newest_checkpoint(folder: Path) -> str | None:

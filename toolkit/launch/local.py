@@ -29,9 +29,13 @@ class Local:
     """Threads that each process computes with, 1 or more; None: cores divided by processes."""
     wait: bool = False
     """Whether to queue when too few GPUs are free, instead of an error."""
+    silence: float | None = 600.0
+    """Seconds that a rank may wait for another one, above 0, before the run is ended as hung; None: for ever."""
 
     def __post_init__(self) -> None:
         check(self)
+        if self.silence is not None and not self.silence > 0:
+            raise ValueError(f"Local.silence {self.silence}: expected more than 0 seconds, or None")
         for name in ("processes", "threads"):
             found = getattr(self, name)
             if found is not None and found < 1:
@@ -46,6 +50,7 @@ class Local:
         settled: dict[str, Any] = {
             "processes": processes,
             "threads": self.threads or max(1, cores // processes),
+            "silence": self.silence,
             "queue": 0,
             "indices": [],
             "devices": [],

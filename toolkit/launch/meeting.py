@@ -19,7 +19,9 @@ LONG = timedelta(days=365)
 class Meeting:
     """The store, the default process group and the control group of one rank; made by `Meeting(...)`, ended by `leave`."""
 
-    def __init__(self, folder: Path, attempt: int, rank: int, world_size: int, device: str) -> None:
+    def __init__(
+        self, folder: Path, attempt: int, rank: int, world_size: int, device: str, silence: float | None = None
+    ) -> None:
         import torch
         import torch.distributed as distributed
 
@@ -29,14 +31,17 @@ class Meeting:
         on_gpu = device != "cpu"
         if on_gpu:
             torch.cuda.set_device(torch.device(device))
+        # The supervisor sees a hang first, and says more about it.
+        limit = LONG if silence is None else max(timedelta(minutes=30), timedelta(seconds=2 * silence))
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=self._store,
             rank=rank,
             world_size=world_size,
+            timeout=limit,
             device_id=torch.device(device) if on_gpu else None,
         )
-        self.control_group = distributed.new_group(backend="gloo")
+        self.control_group = distributed.new_group(backend="gloo", timeout=limit)
 
     def _open(self, announced: Path) -> Any:
         from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]

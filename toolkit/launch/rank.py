@@ -42,7 +42,7 @@ def join(folder: Path, launched: dict[str, Any], rank: int) -> tuple[Context, Ca
 
     torch.set_num_threads(launched["threads"])
     device = f"cuda:{rank}" if launched["devices"] else "cpu"
-    meeting = Meeting(folder, launched["attempt"], rank, launched["processes"], device)
+    meeting = Meeting(folder, launched["attempt"], rank, launched["processes"], device, launched.get("silence"))
     events = EventWriter(folder, rank, launched["attempt"])
     return Context(
         folder=folder,

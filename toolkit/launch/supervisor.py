@@ -20,15 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.launch.devices import DevicesBusy, Held, allocate, gpus, release
-from toolkit.launch.failure import Ended, report
-from toolkit.launch.keeper import Keeper
-from toolkit.launch.processes import LAUNCHER_VISIBLE, PARENT, VISIBLE, Watched, become_reaper, end_leftovers, memory_kills
+from toolkit.launch.failure import Ended, consequence, hang, report, signal_name
+from toolkit.launch.keeper import Keeper, say
+from toolkit.launch.memory import Memory, memory, memory_kills
+from toolkit.launch.processes import LAUNCHER_VISIBLE, PARENT, VISIBLE, Watched, become_reaper, end_leftovers
 from toolkit.launch.rank import torchrun_variables
+from toolkit.launch.watch import ASK, Watch, in_collective, stacks
 from toolkit.runs import control
 from toolkit.runs.files import read_owned, replace_json, take_lock
 
 MOMENT = 0.2
 """Seconds between two looks at everything."""
+LOOK = 1.0
+"""Seconds between two looks at memory and at whether the ranks move."""
 GRACE = 1.0
 """Seconds after the first failure in which other ranks may show that they failed first."""
 PATIENCE = 5.0
@@ -49,6 +53,12 @@ class Supervisor:
         self.workers: dict[int, subprocess.Popen[bytes]] = {}
         self.ended: dict[int, Ended] = {}
         self.failed: list[Ended] = []
+        self.stopped: dict[int, str] = {}
+        """Ranks that a signal has stopped and that may go on, and its name."""
+        self.stacks: dict[int, str] = {}
+        """Where the ranks were that lived when others lost their connection."""
+        self.hung: dict[str, Any] | None = None
+        """Report of a run that hung."""
         self.ending: str | None = None
         """Why the workers are being ended: "stop" or "failure"; None while they work."""
         self.message = ""
@@ -60,6 +70,8 @@ class Supervisor:
         self.kill_at: float | None = None
         self.terminated = False
         self.memory_kills = memory_kills()
+        self.memory: Memory | None = None
+        self.watch = Watch(self.launched.get("silence"))
         kernel = None if self.launched["durable"] else self.launched["kernel"]
         self.kernel = Watched(kernel["pid"], kernel["start"]) if kernel else None
         self.wakeup, self.waker = socket.socketpair()
@@ -83,7 +95,7 @@ class Supervisor:
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._terminate_asked)
-        for ignored in (signal.SIGINT, signal.SIGHUP):
+        for ignored in (signal.SIGINT, signal.SIGHUP, ASK):  # The workers inherit it, until they can answer ASK.
             signal.signal(ignored, signal.SIG_IGN)
 
     def _devices(self) -> bool:
@@ -142,6 +154,10 @@ class Supervisor:
             self._signal(signal.SIGKILL)  # The folder was removed: nothing can be told any more.
             end_leftovers(self.folder.name, self.folder)
             os._exit(1)
+        except OSError as error:  # The disk: what could not be read now is read at another moment.
+            say(str(error))
+        if time.monotonic() - self.watch.looked >= LOOK:
+            self._watch()
         if self.kernel is not None and self.kernel.gone():
             self.kernel = None
             self._stop_and_keep("the kernel that started it ended")
@@ -157,26 +173,57 @@ class Supervisor:
 
     def _reap(self) -> None:
         ranks = {worker.pid: rank for rank, worker in self.workers.items()}
+        stopped = dict(self.stopped)
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             except ChildProcessError:
-                return
+                break
             if pid == 0:
-                return
-            if pid in ranks:
+                break
+            rank = ranks.get(pid)
+            if rank is None:
+                continue
+            self.stopped.pop(rank, None)
+            if os.WIFSTOPPED(status):
+                self.stopped[rank] = signal_name(os.WSTOPSIG(status))
+            elif not os.WIFCONTINUED(status):
                 code = os.waitstatus_to_exitcode(status)
-                self.workers[ranks[pid]].returncode = code
-                self._note(ranks[pid], code)
+                self.workers[rank].returncode = code
+                self._note(rank, code)
+        if self.stopped != stopped and self.ending is None:
+            told = [
+                f"rank {rank} is stopped by {name}: kill -CONT {self.workers[rank].pid} lets it go on"
+                for rank, name in sorted(self.stopped.items())
+            ]
+            self.keeper.show(message="; ".join(told) or self.launched.get("message", ""))
+
+    def _watch(self) -> None:
+        """Once a second: how much memory is free, and whether every rank still moves."""
+        self.memory = memory()
+        pids = {rank: worker.pid for rank, worker in self.workers.items() if rank not in self.ended}
+        quiet = self.watch.look(pids)
+        if not quiet or self.ending is not None:
+            return
+        self.watch.forget()
+        asked = {rank: pid for rank, pid in pids.items() if rank not in self.stopped}
+        dumps = stacks(self.folder, {rank: asked[rank] for rank in quiet if rank in asked})
+        if any(map(in_collective, dumps.values())):
+            dumps |= stacks(self.folder, {rank: pid for rank, pid in asked.items() if rank not in dumps})
+            self.hung = hang(self.folder, dumps, self.stopped, self.ranks, self.launched["silence"])
+            self._end("failure")
 
     def _note(self, rank: int, code: int) -> None:
-        self.ended[rank] = Ended(rank, code, time.time())
+        self.ended[rank] = Ended(rank, code, time.monotonic(), self.memory)
         if code != 0 and self.ending is None:
             self.failed.append(self.ended[rank])
 
     def _look_for_failures(self) -> None:
         if self.failed and self.ending is None:
-            if time.time() - self.failed[0].time > GRACE or len(self.ended) == self.ranks:
+            if time.monotonic() - self.failed[0].time > GRACE or len(self.ended) == self.ranks:
+                if all(consequence(self.folder, ended) for ended in self.failed):
+                    living = {rank: worker.pid for rank, worker in self.workers.items() if rank not in self.ended}
+                    self.stacks = stacks(self.folder, living, patience=1.0) if living else {}
                 self._end("failure")
 
     def _obey(self) -> None:
@@ -205,7 +252,11 @@ class Supervisor:
             self.message = why
             self.kill_at = time.monotonic() + KEEPING
             if self.stops == 0:
-                self.own_stop = control.send(self.folder, "stop", save=True, why=why)
+                try:
+                    self.own_stop = control.send(self.folder, "stop", save=True, why=why)
+                except OSError as error:  # A full disk: then without a last checkpoint.
+                    say(str(error))
+                    self._end("stop")
 
     def _end(self, why: str) -> None:
         """Ask every worker to end, and kill what is left after a while."""
@@ -230,9 +281,10 @@ class Supervisor:
         self._reap()
         release(self.held)  # Before the state says that it is over: who waited for that may start the next run.
         if killed:
-            print(f"ended {killed} processes that the workers had left", flush=True)
+            say(f"ended {killed} processes that the workers had left")
         if self.ending == "failure" or self.failed:
-            found = report(self.folder, self.failed, self.ranks, memory_kills=memory_kills() - self.memory_kills)
+            kills = memory_kills() - self.memory_kills
+            found = self.hung or report(self.folder, self.failed, self.ranks, memory_kills=kills, stacks=self.stacks)
             self._write(lambda: self.keeper.finish("failed", report=found, message=headline(found)))
         else:
             name = "stopped" if self.ending == "stop" else "finished"
@@ -244,8 +296,11 @@ class Supervisor:
             try:
                 return finish()
             except OSError as error:
-                print(error, file=sys.stderr, flush=True)
+                say(str(error))
+                if not self.folder.is_dir():
+                    return None
                 time.sleep(1.0)
+        return None
 
 
 def headline(found: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -16,8 +17,10 @@ from toolkit.launch.code import work_of
 from toolkit.launch.failure import traceback_of
 from toolkit.launch.processes import PARENT, die_with
 from toolkit.launch.rank import join, keep
+from toolkit.launch.watch import answer
 from toolkit.runs.context import enter
 from toolkit.runs.files import read_owned, replace_json
+from toolkit.runs.reserve import written
 
 
 class Terminated(BaseException):
@@ -30,6 +33,7 @@ def main(folder: Path, rank: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     faulthandler.enable()
+    answer(folder, rank)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         _work(folder, rank)
@@ -38,8 +42,9 @@ def main(folder: Path, rank: int) -> None:
         os._exit(1)
     except BaseException as error:
         _report(folder, rank, error)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(1)  # Not sys.exit: a process group whose peers are gone can hang in its destructor.
 
 
@@ -64,21 +69,23 @@ def _terminated(signum: int, frame: FrameType | None) -> None:
 
 
 def _report(folder: Path, rank: int, error: BaseException) -> None:
-    """Print the traceback, and store it for the supervisor."""
+    """Print the traceback, and store it for the supervisor. Either may fail on a full disk."""
     text = traceback_of(error)
-    print(text, file=sys.stderr)
+    with suppress(OSError):
+        print(text, file=sys.stderr)
     kinds = [kind.__name__ for kind in type(error).__mro__]
     data = {
         "type": type(error).__name__,
         "kinds": kinds,
         "message": str(error)[:4000],
         "traceback": text[-20000:],
-        "time": time.time(),
+        "time": time.monotonic(),
     }
     try:
-        replace_json(folder / f"error-{rank}.json", data, sync=False)
+        written(folder, lambda: replace_json(folder / f"error-{rank}.json", data, sync=False))
     except OSError as cause:
-        print(f"scalebook: error-{rank}.json: {cause}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"scalebook: error-{rank}.json: {cause}", file=sys.stderr)
 
 
 if __name__ == "__main__":

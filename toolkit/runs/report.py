@@ -36,6 +36,7 @@ def explain(folder: Path, state: State) -> str:
     parts += [f"{title}: {report[key]}" for title, key in (("Likely", "likely"), ("Remedy", "remedy")) if report.get(key)]
     traceback = report.get("traceback", "").rstrip()
     parts += [traceback] if traceback else []
+    parts += [f"---- where rank {rank} was\n{stack}" for rank, stack in (report.get("stacks") or {}).items() if stack]
     for rank, lines in (report.get("tails") or {}).items():
         said = lines.rstrip().removesuffix(traceback).rstrip() if traceback else lines.rstrip()
         parts += [f"---- last lines of rank {rank}\n{said}"] if said else []

@@ -18,7 +18,7 @@ from toolkit.runs.files import check_own, read_json, read_owned, restore
 from toolkit.runs.report import explain, tail
 from toolkit.runs.roots import checked_name, known_roots, root_of
 from toolkit.runs.series import metrics, read_series
-from toolkit.runs.state import State, read_state
+from toolkit.runs.state import State, end_silent, read_state
 
 
 class RunFailed(RuntimeError):
@@ -211,9 +211,12 @@ class Run:
         return control.send(self.folder, "stop", save=save)
 
     def kill(self) -> int:
-        """End it at once; what was not in a checkpoint is lost."""
-        self._active()
-        return control.send(self.folder, "kill")
+        """End it at once; what was not in a checkpoint is lost. Also ends a run whose supervisor does not answer."""
+        silent = self._active().silent is not None
+        number = control.send(self.folder, "kill")
+        if silent:
+            end_silent(self.folder)
+        return number
 
     def call(self, function: Callable[..., Any], *, timeout: float | None = None) -> list[Any]:
         """Run `function` on every rank between two steps and return what each returned (JSON), by rank."""

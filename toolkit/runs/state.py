@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from toolkit.runs import pulse
 from toolkit.runs.files import is_locked, read_json
 
 ACTIVE = ("queued", "starting", "running", "pausing", "paused", "stopping")
 FINAL = ("finished", "stopped", "failed", "lost")
-STALE = 15.0
-"""Seconds without a heartbeat after which a run on another machine counts as lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +47,8 @@ class State:
     """Process ids: the supervisor's, then the workers' by rank."""
     host: str = ""
     """Machine on which it runs."""
+    silent: float | None = None
+    """Seconds since the supervisor gave a sign, where it holds the run but has given none for 15 s; else None."""
 
     @property
     def final(self) -> bool:
@@ -84,6 +86,7 @@ def read_state(folder: Path) -> State:
     found, expected = _read(folder)
     if found.final and found.attempt >= expected["attempt"]:
         return found
+    here = _is_here(expected)
     if not _holder_lives(folder, expected):
         found, _ = _read(folder)  # The final state is written before the lock is released: look once more.
         if found.final and found.attempt >= expected["attempt"]:
@@ -93,13 +96,14 @@ def read_state(folder: Path) -> State:
             name="lost",
             message="its supervisor is gone; restart() resumes it",
             attempt=expected["attempt"],
-            since=_heartbeat(folder),
+            since=pulse.last_beat(folder),
         )
     if found.attempt < expected["attempt"]:
-        return State(
+        found = State(
             name="starting", attempt=expected["attempt"], since=expected["time"], started=expected["time"], host=expected["host"]
         )
-    return found
+    silent = pulse.silent_here(folder, expected.get("monotonic")) if here else 0.0
+    return found if silent < pulse.STALE else _changed(found, silent=silent, message=_silence(silent, expected))
 
 
 def supervised(folder: Path) -> bool:
@@ -137,7 +141,8 @@ def write_holder(lock: int, attempt: int, *, keeper: bool = False) -> None:
 
     `keeper`: this process keeps the run, rather than passing the lock on.
     """
-    found = {"attempt": attempt, "host": platform.node(), "boot": boot(), "time": time.time()}
+    found: dict[str, Any] = {"attempt": attempt, "host": platform.node(), "boot": boot()}
+    found |= {"time": time.time(), "monotonic": time.monotonic()}
     if keeper:
         found |= {"pid": os.getpid(), "start": start_time(os.getpid())}
     text = json.dumps(found).encode()
@@ -149,14 +154,31 @@ def _changed(state: State, **changes: Any) -> State:
     return State(**{name: changes.get(name, getattr(state, name)) for name in State.__dataclass_fields__})
 
 
+def _is_here(expected: dict[str, Any]) -> bool:
+    """Whether the run is kept on this machine."""
+    return expected.get("boot", "") in ("", boot())
+
+
 def _holder_lives(folder: Path, expected: dict[str, Any]) -> bool:
-    if expected.get("boot", "") in ("", boot()):
-        return is_locked(folder / "lock")
-    return time.time() - _heartbeat(folder) < STALE
+    return is_locked(folder / "lock") if _is_here(expected) else pulse.silent_elsewhere(folder) < pulse.STALE
 
 
-def _heartbeat(folder: Path) -> float:
+def _silence(seconds: float, expected: dict[str, Any]) -> str:
+    process = f" (process {expected['pid']})" if "pid" in expected else ""
+    return (
+        f"its supervisor{process} has given no sign for {seconds:.0f} s: what is shown may be old; "
+        "kill -CONT lets a stopped one go on, kill() ends the run"
+    )
+
+
+def end_silent(folder: Path) -> bool:
+    """Kill the supervisor of `folder`, which gives no sign: the workers end with it. Whether there was one to kill."""
+    expected = holder(folder)
+    pid = expected.get("pid")
+    if pid is None or not _is_here(expected) or start_time(pid) != expected.get("start"):
+        return False
     try:
-        return (folder / "heartbeat").stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
