@@ -232,7 +232,7 @@ def test_shapes_are_known_without_building(config):
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"rope_scaling": {"rope_type": "proportional", "factor": 2.0}}, "rotary scaling 'proportional'"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'linear' without a factor"),
-        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "1 factors, head_dim=8 needs 4"),
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "1 factors, head_dim=8 needs 4"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "from layer to layer"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
         ({"num_key_value_heads": 3}, "must be a multiple of"),

@@ -6,6 +6,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.laws.test_models import SHAPES, built, every_shape
 from toolkit.models import Tokenizer, Transformer, load_model, load_tokenizer, model_files, resolve_dtype, save_model
-from toolkit.models.gguf_file import _uninterleave
+from toolkit.models.gguf_file import uninterleave
 from toolkit.models.storage import build_once, verify
 
 
@@ -37,6 +38,7 @@ def test_a_second_save_leaves_nothing_of_the_first(tmp_path):
     save_model(built(SHAPES["llama"], seed=2), tmp_path, load_tokenizer("bytes"))
     assert {path.name for path in tmp_path.iterdir()} == {
         "config.json",
+        "files.json",
         "generation_config.json",
         "model.safetensors",
         "tokenizer.json",
@@ -94,12 +96,12 @@ def _damage(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("truncated", "model.safetensors is damaged"),
+        ("truncated", "model.safetensors is cut short"),
         ("pickled", "pytorch_model.bin is a pickle"),
         ("no weights", "holds no model.safetensors"),
         ("no config", "has no config.json"),
         ("config not JSON", "config.json is not JSON"),
-        ("outside", "is not a file beside it"),
+        ("outside", "is not a safetensors file beside it"),
         ("missing tensor", "asks for the tensor model.norm.weight"),
         ("other shape", "has the shape (3,), but config.json says (24,)"),
     ],
@@ -143,7 +145,7 @@ def test_the_converted_folder_is_whole_and_checked(tmp_path):
 def test_interleaved_rows_are_put_back():
     weight = torch.arange(2 * 8 * 3.0).view(16, 3)
     stored = weight.view(2, 2, 4, 3).transpose(1, 2).reshape(16, 3)  # how the file's writer interleaves two halves
-    assert torch.equal(_uninterleave(stored, 2), weight)
+    assert np.array_equal(uninterleave(stored.numpy(), 2), weight.numpy())
 
 
 def test_a_folder_is_built_once_or_not_at_all(tmp_path):

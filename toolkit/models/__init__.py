@@ -6,22 +6,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toolkit.models.cache import KVCache as KVCache
     from toolkit.models.config import TransformerConfig as TransformerConfig
+    from toolkit.models.inspect import ModelFacts as ModelFacts
+    from toolkit.models.inspect import inspect_model as inspect_model
+    from toolkit.models.inspect import inspect_tokenizer as inspect_tokenizer
+    from toolkit.models.places import model_files as model_files
     from toolkit.models.rope import DynamicRope as DynamicRope
     from toolkit.models.rope import LinearRope as LinearRope
     from toolkit.models.rope import Llama3Rope as Llama3Rope
     from toolkit.models.rope import LongRope as LongRope
     from toolkit.models.rope import RopeScaling as RopeScaling
     from toolkit.models.rope import YarnRope as YarnRope
+    from toolkit.models.saving import save_model as save_model
     from toolkit.models.tokenizer import Tokenizer as Tokenizer
     from toolkit.models.transformer import Transformer as Transformer
     from toolkit.models.weights import load_model as load_model
     from toolkit.models.weights import load_tokenizer as load_tokenizer
-    from toolkit.models.weights import model_files as model_files
     from toolkit.models.weights import resolve_dtype as resolve_dtype
-    from toolkit.models.weights import save_model as save_model
 
 _HOME = {
     "KVCache": "cache",
+    "ModelFacts": "inspect",
+    "inspect_model": "inspect",
+    "inspect_tokenizer": "inspect",
     "DynamicRope": "rope",
     "LinearRope": "rope",
     "Llama3Rope": "rope",
@@ -33,9 +39,9 @@ _HOME = {
     "Transformer": "transformer",
     "load_model": "weights",
     "load_tokenizer": "weights",
-    "model_files": "weights",
+    "model_files": "places",
     "resolve_dtype": "weights",
-    "save_model": "weights",
+    "save_model": "saving",
 }
 __all__ = list(_HOME)
 

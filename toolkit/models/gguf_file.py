@@ -1,157 +1,254 @@
-"""A GGUF file of the llama architecture, written out once in the hub layout in bfloat16.
+"""A GGUF file, written out once in the hub layout.
 
-Format: the GGUF description in the ggml project's documentation. The file stores the rows of the query and key projections
-with the two halves of each head interleaved; here they are put back. Weights are dequantised to float32 and rounded.
-Left out: other architectures, other tokenizers than byte-level BPE, rotary stretching.
+Format: the GGUF description in the ggml project's documentation. Its Llamas (Mistral is one of them) store the rows of the query
+and key projections with the two halves of each head interleaved; here they are put back. Quantised weights become bfloat16,
+others keep their type. Weights pass through memory a few rows at a time.
+Left out: architectures other than those of the transformer here.
 Shapes: O output features, I input features.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
-import torch
-from safetensors.torch import save_file
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from toolkit.models.config import TransformerConfig
+from toolkit.models.config import TransformerConfig, tensor_shapes
+from toolkit.models.gguf_header import GGUFHeader, GGUFTensor
 from toolkit.models.hub_config import to_hub
+from toolkit.models.rope import LinearRope, LongRope, RopeScaling, YarnRope
 from toolkit.models.storage import say
-from toolkit.models.tokenizer import Tokenizer
+from toolkit.models.weight_files import SINGLE
 
-_TOP = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+_INTERLEAVED = ("llama", "mistral")
+_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _BLOCK = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_SPECIAL = 3  # token type "control" in the file
+_ROPE_FACTORS = "rope_freqs.weight"
+_CHUNK = 1 << 24
+_CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 def convert(path: Path, folder: Path) -> None:
-    """Write config.json, model.safetensors and the tokenizer of the GGUF file `path` into `folder`.
+    """Write config.json, model.safetensors and, if the file has one that is known, the tokenizer of `path` into `folder`.
 
-    Raises ValueError for an architecture, tokenizer or tensor that is not supported.
+    Raises ValueError for an architecture, quantisation type or tensor that is not supported, and for a file cut short.
     """
-    import gguf
+    from toolkit.models.gguf_tokenizer import known_tokenizer, read_tokenizer
 
-    say(f"{path.name}: converting once to {folder.parent} (about 15 s)")
-    reader = gguf.GGUFReader(path)
-    fields = _Fields(reader.fields, path)
-    if fields["general.architecture"] != "llama":
-        raise ValueError(f"{path}: architecture {fields['general.architecture']!r} is not supported, only 'llama'")
-    names = {tensor.name for tensor in reader.tensors}
-    config = _config(fields, tied="output.weight" not in names)
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    tensors: dict[str, torch.Tensor] = {}
-    for number, tensor in enumerate(reader.tensors, 1):
-        weight = torch.from_numpy(np.array(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
-        part = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
-        if part in heads:
-            weight = _uninterleave(weight, heads[part])
-        tensors[_hub_name(tensor.name, path)] = weight.to(torch.bfloat16).contiguous()
-        if number % 90 == 0:
-            say(f"{path.name}: {number} of {len(names)} tensors")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(_hub_config(config, fields), indent=2))
-    _tokenizer(fields, path).save(folder)
+    header = GGUFHeader(path)
+    config = check_model(header)
+    dtype = _dtype(header)
+    say(f"{path.name}: converting once to {folder.parent} ({converted_bytes(header, config) / 1e6:,.0f} MB)")
+    (folder / "config.json").write_text(json.dumps(_hub_config(config, header, dtype), indent=2))
+    _write(folder / SINGLE, header, config, dtype)
+    if known_tokenizer(header):
+        read_tokenizer(header).save(folder)
+    else:
+        say(f"{path.name}: no tokenizer that can be read here; name another model's")
 
 
-class _Fields:
-    """The file's metadata by name; a missing one is an error that names the file."""
+def check_model(header: GGUFHeader) -> TransformerConfig:
+    """The shape of the model in a GGUF file. ValueError unless it has a known architecture, and all its tensors and no other."""
+    family, path = header["general.architecture"], header.path
+    if family not in ARCHITECTURES:
+        raise ValueError(
+            f"{path}: the architecture {family!r} is not supported, only {', '.join(ARCHITECTURES)}; "
+            "convert the model to safetensors with the hub's libraries"
+        )
+    config = _config(header, family)
+    expected = tensor_shapes(config)
+    names = {_hub_name(name, path): name for name in header.tensors if name != _ROPE_FACTORS}
+    for name, shape in expected.items():
+        found = header.tensors[names[name]].shape if name in names else None
+        if found != shape:
+            raise ValueError(f"{path}: {name} should have the shape {shape}, the file has {found or 'no such tensor'}")
+    for name in names:
+        if name not in expected:
+            raise ValueError(f"{path}: the tensor {names[name]!r} has no place in this {family} model")
+    _refuse_unknown_types(header)
+    return config
 
-    def __init__(self, fields: Any, path: Path) -> None:
-        self.fields, self.path = fields, path
 
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.fields:
-            raise ValueError(f"{self.path}: the metadata {name!r} is missing")
-        return self.fields[name].contents()
+def kinds(header: GGUFHeader) -> Counter[str]:
+    """Bytes of each quantisation type, by name."""
+    from gguf.constants import GGMLQuantizationType
 
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self.fields else default
+    found: Counter[str] = Counter()
+    for tensor in header.tensors.values():
+        found[GGMLQuantizationType(tensor.kind).name] += tensor.size
+    return found
 
 
-def _config(fields: _Fields, *, tied: bool) -> TransformerConfig:
-    heads = fields["llama.attention.head_count"]
-    scaling = fields.get("llama.rope.scaling.type", "none")
-    if scaling != "none":
-        raise ValueError(f"{fields.path}: rotary scaling {scaling!r} is not supported")
+def converted_bytes(header: GGUFHeader, config: TransformerConfig) -> int:
+    """Size of the weights once converted."""
+    numbers = sum(math.prod(shape) for shape in tensor_shapes(config).values())
+    return numbers * (4 if _dtype(header) == "float32" else 2)
+
+
+def _dtype(header: GGUFHeader) -> str:
+    """float32 or float16 where every matrix is stored so, else bfloat16."""
+    stored = {tensor.kind for tensor in header.tensors.values() if len(tensor.shape) > 1}
+    return {frozenset({0}): "float32", frozenset({1}): "float16"}.get(frozenset(stored), "bfloat16")
+
+
+def _config(header: GGUFHeader, family: str) -> TransformerConfig:
+    def setting(name: str, default: Any = None) -> Any:
+        value = header.get(f"{family}.{name}", default)
+        if value is None:
+            raise ValueError(f"{header.path}: the setting '{family}.{name}' is missing")
+        if isinstance(value, list):
+            raise ValueError(f"{header.path}: {family}.{name} differs from block to block, which is not supported")
+        return value
+
+    heads, width = setting("attention.head_count"), setting("embedding_length")
+    head_dim = setting("attention.key_length", header.get(f"{family}.rope.dimension_count") or width // heads)
+    for name in ("rope.dimension_count", "attention.value_length"):
+        if setting(name, head_dim) != head_dim:
+            raise ValueError(f"{header.path}: {family}.{name}={setting(name)} is not supported, only the head size {head_dim}")
+    if f"{family}.attention.sliding_window_pattern" in header.settings:
+        raise ValueError(f"{header.path}: a sliding window on some blocks only is not supported in GGUF files")
+    context = setting("context_length")
     return TransformerConfig(
-        vocab_size=fields["llama.vocab_size"],
-        hidden_size=fields["llama.embedding_length"],
-        intermediate_size=fields["llama.feed_forward_length"],
-        num_hidden_layers=fields["llama.block_count"],
+        vocab_size=header.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in header.tensors else 1,
+        hidden_size=width,
+        intermediate_size=setting("feed_forward_length"),
+        num_hidden_layers=setting("block_count"),
         num_attention_heads=heads,
-        num_key_value_heads=fields.get("llama.attention.head_count_kv", heads),
-        head_dim=fields["llama.rope.dimension_count"],
-        max_position_embeddings=fields["llama.context_length"],
+        num_key_value_heads=setting("attention.head_count_kv", heads),
+        head_dim=head_dim,
+        max_position_embeddings=context,
         # The file stores float32: 1e-5 comes back as 9.99999974e-06. The shortest decimal of that float32 is meant.
-        rms_norm_eps=float(str(np.float32(fields["llama.attention.layer_norm_rms_epsilon"]))),
-        rope_theta=float(fields.get("llama.rope.freq_base", 10000.0)),
-        tie_word_embeddings=tied,
+        rms_norm_eps=_shortest(setting("attention.layer_norm_rms_epsilon")),
+        rope_theta=_shortest(setting("rope.freq_base", 10000.0)),
+        rope_scaling=_scaling(header, family, context),
+        tie_word_embeddings="output.weight" not in header.tensors,
+        query_key_value_bias="blk.0.attn_q.bias" in header.tensors,
+        output_bias="blk.0.attn_output.bias" in header.tensors,
+        mlp_bias="blk.0.ffn_up.bias" in header.tensors,
+        query_key_norm=family == "qwen3",
+        sliding_window=header.get(f"{family}.attention.sliding_window") or None,
     )
 
 
-def _hub_config(config: TransformerConfig, fields: _Fields) -> dict[str, Any]:
+def _shortest(number: float) -> float:
+    return float(str(np.float32(number)))
+
+
+def _scaling(header: GGUFHeader, family: str, context: int) -> RopeScaling | None:
+    if _ROPE_FACTORS in header.tensors:  # Llama 3's stretch is stored as one divisor for each frequency
+        factors = tuple(_rows(header, header.tensors[_ROPE_FACTORS], 0, 1)[0].tolist())
+        return LongRope(short_factors=factors, long_factors=factors, original_context=context, attention_factor=1.0)
+    kind = header.get(f"{family}.rope.scaling.type", "none")
+    if kind == "none":
+        return None
+    factor = _shortest(header.get(f"{family}.rope.scaling.factor", 1.0))
+    if kind == "linear":
+        return LinearRope(factor=factor)
+    if kind == "yarn":
+        original = header.get(f"{family}.rope.scaling.original_context_length", context)
+        scale = header.get(f"{family}.rope.scaling.attn_factor")
+        yarn = YarnRope(factor=factor, original_context=original)
+        return yarn if scale is None else YarnRope(factor=factor, original_context=original, attention_factor=scale * yarn.scale)
+    raise ValueError(f"{header.path}: rotary scaling {kind!r} is not supported, only none, linear, yarn and {_ROPE_FACTORS}")
+
+
+def _hub_config(config: TransformerConfig, header: GGUFHeader, dtype: str) -> dict[str, Any]:
     ids = {
-        f"{short}_token_id": fields.get(f"tokenizer.ggml.{long}_token_id")
+        f"{short}_token_id": header.get(f"tokenizer.ggml.{long}_token_id")
         for short, long in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
     }
-    return to_hub(config) | {name: value for name, value in ids.items() if value is not None}
+    return to_hub(config, dtype=dtype) | {name: value for name, value in ids.items() if value is not None}
 
 
 def _hub_name(name: str, path: Path) -> str:
-    if name in _TOP:
-        return _TOP[name]
-    parts = name.split(".")
-    if len(parts) == 4 and parts[0] == "blk" and parts[2] in _BLOCK and parts[3] == "weight":
-        return f"model.layers.{int(parts[1])}.{_BLOCK[parts[2]]}.weight"
-    raise ValueError(f"{path}: the tensor {name!r} has no place in a llama model")
+    stem, _, kind = name.rpartition(".")
+    parts = stem.split(".")
+    if kind in ("weight", "bias"):
+        if stem in _TOP:
+            return f"{_TOP[stem]}.{kind}"
+        if len(parts) == 3 and parts[0] == "blk" and parts[1].isdecimal() and parts[2] in _BLOCK:
+            return f"model.layers.{int(parts[1])}.{_BLOCK[parts[2]]}.{kind}"
+    raise ValueError(f"{path}: the tensor {name!r} has no place in a model of this kind")
 
 
-def _uninterleave(weight_OI: torch.Tensor, num_heads: int) -> torch.Tensor:
+def _refuse_unknown_types(header: GGUFHeader) -> None:
+    from gguf import dequantize
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    for name, tensor in header.tensors.items():
+        kind = GGMLQuantizationType(tensor.kind)
+        try:
+            dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+        except NotImplementedError:
+            raise ValueError(f"{header.path}: the tensor {name} is stored as {kind.name}, which gguf cannot dequantise") from None
+
+
+def _write(path: Path, header: GGUFHeader, config: TransformerConfig, dtype: str) -> None:
+    """A safetensors file, in the order of the model, without the whole model in memory at any time."""
+    import torch
+
+    names = {_hub_name(name, header.path): name for name in header.tensors if name != _ROPE_FACTORS}
+    shapes, at = tensor_shapes(config), 0
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for name, shape in shapes.items():
+        size = math.prod(shape) * (4 if dtype == "float32" else 2)
+        entries[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for number, name in enumerate(shapes, 1):
+            for chunk in _chunks(header, header.tensors[names[name]], config):
+                file.write(torch.from_numpy(chunk).to(getattr(torch, dtype)).view(torch.uint8).numpy().data)
+            if number % 100 == 0:
+                say(f"{header.path.name}: {number} of {len(shapes)} tensors")
+
+
+def _chunks(header: GGUFHeader, tensor: GGUFTensor, config: TransformerConfig) -> Iterator[np.ndarray]:
+    """The rows of a tensor in the hub's order, dequantised, a few at a time."""
+    part = tensor.name.split(".")[-2]
+    interleaved = header["general.architecture"] in _INTERLEAVED and part in ("attn_q", "attn_k")
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}[part] if interleaved else 0
+    rows = tensor.shape[0] if len(tensor.shape) > 1 or interleaved else 1
+    step = max(1, _CHUNK // max(1, math.prod(tensor.shape) // rows))
+    if interleaved:
+        yield uninterleave(_rows(header, tensor, 0, rows), heads)
+        return
+    for first in range(0, rows, step):
+        yield _rows(header, tensor, first, min(first + step, rows))
+
+
+def uninterleave(weight_OI: np.ndarray, num_heads: int) -> np.ndarray:
     """Rows 0, 2, 4, ... of a head become its first half, rows 1, 3, 5, ... its second."""
-    pairs = weight_OI.view(num_heads, -1, 2, weight_OI.shape[1])
-    return pairs.transpose(1, 2).reshape(weight_OI.shape)
+    pairs = weight_OI.reshape(num_heads, -1, 2, weight_OI.shape[1])
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight_OI.shape)
 
 
-def _tokenizer(fields: _Fields, path: Path) -> Tokenizer:
-    kind = (fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre"))
-    if kind != ("gpt2", "smollm"):
-        raise ValueError(f"{path}: the tokenizer {kind} is not supported, only ('gpt2', 'smollm')")
-    tokens = fields["tokenizer.ggml.tokens"]
-    merges = [tuple(pair.split(" ")) for pair in fields["tokenizer.ggml.merges"]]
-    rust = tokenizers.Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
-    rust.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-    )
-    rust.decoder = decoders.ByteLevel()
-    types = fields["tokenizer.ggml.token_type"]
-    special = [token for token, kind in zip(tokens, types, strict=True) if kind == _SPECIAL]
-    rust.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    settings |= {"add_prefix_space": False, "model_max_length": fields["llama.context_length"]}
-    for name, long in names.items():
-        number = fields.get(f"tokenizer.ggml.{long}_token_id")
-        if number is not None:
-            settings[name] = tokens[number]
-    template = fields.get("tokenizer.chat_template")
-    if template is not None:
-        settings["chat_template"] = template
-    return Tokenizer(rust, settings, where=str(path))
+def _rows(header: GGUFHeader, tensor: GGUFTensor, first: int, last: int) -> np.ndarray:
+    """Rows `first` to `last` as float32; a vector is one row, or as many as `last` says."""
+    from gguf import dequantize
+    from gguf.constants import GGMLQuantizationType
+
+    rows = tensor.shape[0] if len(tensor.shape) > 1 else last
+    width = tensor.size // rows
+    raw = np.memmap(header.path, np.uint8, "r", tensor.offset + first * width, ((last - first), width))
+    return np.array(dequantize(raw, GGMLQuantizationType(tensor.kind)), np.float32)
