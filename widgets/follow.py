@@ -22,6 +22,7 @@ __all__ = ["Follower", "Piece"]
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 MOST_METRICS = 200
 MOST_COMMANDS = 50
+MOST_SAMPLES, LONGEST_SAMPLE = 5000, 1500
 PACE_STEPS = 50
 MOST_POINTS = 2000
 OVERLAP = 2000
@@ -70,7 +71,7 @@ class Follower:
     def _forget(self) -> None:
         self.seq = 0
         self.series: dict[str, tuple[array[float], array[float]]] = {}
-        self.samples: list[dict[str, Any]] = []
+        self.samples: deque[dict[str, Any]] = deque(maxlen=MOST_SAMPLES)
         self.commands: deque[dict[str, Any]] = deque(maxlen=MOST_COMMANDS)
         self._attempt, self._unsettled = 0, False
         self._pace: deque[tuple[float, int]] = deque(maxlen=PACE_STEPS)
@@ -102,15 +103,18 @@ class Follower:
         for event in read_events(self.folder, kinds=("sample", "command", "state")):
             self._take(event)
         filed = max((steps[-1] for steps, _ in self.series.values()), default=-math.inf)
-        last = read_events(self.folder, since=max(0, last_seq(self.folder) - OVERLAP))
-        last = [event for event in last if event["kind"] == "metrics" and event["step"] is not None]
+        recent = read_events(self.folder, since=max(0, last_seq(self.folder) - OVERLAP))
+        last = [event for event in recent if event["kind"] == "metrics" and event["step"] is not None]
         if not last or last[0]["step"] > filed:
             last = read_events(self.folder, kinds=("metrics",))
-        if last and last[-1]["attempt"] > 1:  # The files may still hold what this attempt does again.
-            self._cut(next(event["step"] for event in last if event["attempt"] == last[-1]["attempt"]))
+        attempt = max((event["attempt"] for event in recent), default=1)
+        newest = [event for event in recent if event["attempt"] == attempt] if attempt > 1 else []
+        first = next((step for step in map(resumed_from, newest) if step is not None), None)
+        if first is not None:  # The files may still hold what this attempt does again.
+            self._cut(first)
         for event in last:
             self._take(event)
-        self._unsettled = False
+        self._unsettled = bool(newest) and first is None
         return Piece(0, self.seq, self.points(), True)
 
     def _cut(self, first: int) -> None:
@@ -131,6 +135,23 @@ class Follower:
         wanted = {name: self.series[name] for name in (self.series if names is None else names)}
         return {name: thin(np.frombuffer(steps), np.frombuffer(values), most) for name, (steps, values) in wanted.items()}
 
+    def points_between(self, first: float, last: float, most: int = MOST_POINTS) -> Points:
+        """The points from step `first` to step `last`, and one on either side, each series down-sampled to `most`."""
+        found = {}
+        for name, pair in self.series.items():
+            steps, values = map(np.frombuffer, pair)
+            low, high = np.searchsorted(steps, first) - 1, np.searchsorted(steps, last, side="right") + 1
+            found[name] = thin(steps[max(0, low) : high], values[max(0, low) : high], most)
+        return found
+
+    def samples_at(self, step: int | None) -> list[dict[str, Any]]:
+        """The samples of one step."""
+        return [sample for sample in self.samples if sample["step"] == step]
+
+    def forget(self) -> None:
+        """Begin anew at the next `read`, as if the folder had not been seen before."""
+        self._forget()
+
     def seconds_per_step(self) -> float | None:
         """Mean over the last steps of this attempt, None before there are two."""
         if len(self._pace) < 2 or self._pace[-1][1] <= self._pace[0][1]:
@@ -146,10 +167,8 @@ class Follower:
             for name, value in data.items():
                 self._add(name, step, NON_FINITE.get(value) if isinstance(value, str) else value)
         elif kind == "sample":
-            if self.samples and self.samples[-1]["step"] != step:
-                self.samples = []
-            text = {part: harmless(data.get(part, ""), 1500) for part in ("prompt", "text")}
-            self.samples = [*self.samples, {"step": step, **text}][-3:]
+            text = {part: harmless(data.get(part, ""), LONGEST_SAMPLE) for part in ("prompt", "text")}
+            self.samples.append({"step": step, **text})
             return True
         elif kind == "command":
             self.commands.append({**data, "step": data.get("applied", step), "attempt": event["attempt"]})

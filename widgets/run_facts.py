@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from toolkit.runs import State
 from widgets.follow import Follower
 from widgets.view import compact, harmless, quantity
 
-__all__ = ["chart_groups", "details", "rows", "status", "summary"]
+__all__ = ["chart_groups", "details", "rows", "sent_commands", "status", "summary"]
 
 KNOWN = (
     ("Loss", "", ("loss", "train"), ("eval_loss", "held out")),
@@ -24,12 +24,18 @@ KNOWN = (
 UNCHARTED = {"tokens"}
 MOST_CHARTS = 24
 MOST_RANKS = 8
+MOST_SAMPLES = 8
+MOST_COMMANDS = 50
+MOST_SAMPLE_STEPS = 500
+UNCONTROLLED = {"stop", "kill", "restart"}
+"""What the supervisor does itself, whatever the work obeys."""
 COMMANDS = {
     "queued": ("stop",),
     "starting": ("stop",),
-    "running": ("pause", "checkpoint", "stop"),
-    "pausing": ("resume", "stop"),
-    "paused": ("resume", "checkpoint", "stop"),
+    "running": ("pause", "checkpoint", "set", "stop"),
+    "pausing": ("resume", "set", "stop"),
+    "paused": ("resume", "checkpoint", "set", "stop"),
+    "stopping": ("kill",),
     "stopped": ("restart",),
     "failed": ("restart",),
     "lost": ("restart",),
@@ -43,7 +49,7 @@ def status(run_id: str, state: State, follower: Follower, now: float) -> dict[st
     pace = follower.seconds_per_step() if state.name == "running" else None
     rest = None if pace is None or not state.total_steps else max(0, state.total_steps - (state.step or 0)) * pace
     end = state.since if state.final else now
-    allowed = [name for name in COMMANDS.get(state.name, ()) if name in ("stop", "restart") or state.controls]
+    allowed = [name for name in COMMANDS.get(state.name, ()) if name in UNCONTROLLED or state.controls]
     return {
         "id": harmless(run_id, 100),
         "state": state.name,
@@ -66,13 +72,42 @@ def _tenths(state: State) -> str:
 
 
 def details(state: State, follower: Follower, logs: Callable[[int], str]) -> dict[str, Any]:
-    """Chart groups, samples, marks of commands and, of a failed or lost run, why; `logs(rank)` gives a rank's last lines."""
+    """Samples, marks of commands and, of a failed or lost run, why; `logs(rank)` gives a rank's last lines."""
+    steps = list(dict.fromkeys(sample["step"] for sample in follower.samples))
     return {
-        "groups": chart_groups(follower.series),
-        "samples": follower.samples,
+        "samples": follower.samples_at(steps[-1])[-MOST_SAMPLES:] if steps else [],
+        "sample_steps": steps[-MOST_SAMPLE_STEPS:],
         "marks": [mark for mark in map(_mark, follower.commands) if mark],
         "failure": _failure(state, logs) if state.name in ("failed", "lost") else None,
     }
+
+
+def sent_commands(sent: Iterable[Mapping[str, Any]], follower: Follower, own: Container[int]) -> list[dict[str, Any]]:
+    """The commands to the present attempt, each with where it stands: waiting, in force since a step, or refused.
+
+    `sent`: lines of control.jsonl; `own`: the numbers of those that this monitor sent.
+    """
+    answers = {one.get("n"): one for one in follower.commands}
+    found = []
+    for line in list(sent)[-MOST_COMMANDS:]:
+        answer = answers.get(line["n"])
+        error = None if answer is None else answer.get("error")
+        what = line["command"]
+        if what == "set":
+            what = f"set {line.get('name')} to {line.get('value')}"
+        elif what == "stop" and line.get("save") is False:
+            what = "stop without a checkpoint"
+        found.append(
+            {
+                "n": line["n"],
+                "what": harmless(what, 120),
+                "time": line.get("time") if isinstance(line.get("time"), (int, float)) else None,
+                "here": line["n"] in own,
+                "step": None if answer is None else answer.get("step"),
+                "error": harmless(error, 200) if error else "",
+            }
+        )
+    return found
 
 
 def chart_groups(names: Iterable[str]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""The live view of a run folder: state, progress, charts, samples, failures, and the commands that fit the state.
+"""The live view of run folders: state, progress, charts, ranks, samples, logs, checkpoints, and the commands that fit.
 
-It holds no training logic: it reads the folder in a thread of its own, so that it stays live while a cell blocks or
+It holds no training logic: it reads the folders in a thread of its own, so that it stays live while a cell blocks or
 awaits, and sends the commands that `Run` has. A second monitor, another notebook or a restarted kernel sees the same.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,70 +20,107 @@ from IPython.display import display
 
 from toolkit.runs import Run
 from widgets import run_facts
-from widgets.follow import Follower, Piece
+from widgets.recipe_diff import differences, short_names
+from widgets.run_answers import Answers
 from widgets.twin import Twin, picture, twin_html
 from widgets.view import module, style
+from widgets.watched_run import WatchedRun
 
 __all__ = ["RunMonitor"]
 
 SAVED_POINTS = 3600
 """Points of all series together that the saved state holds: it stays under 200 kB."""
-QUICK, SLOW = 0.2, 1.0
-"""Seconds between two looks at the folder, while things happen and while nothing does."""
+QUICK, SLOW, RESTING = 0.1, 1.0, 2.0
+"""Seconds between two looks at the folders: while things happen, while nothing does, and when every run is over."""
 KEEP_EVERY = 10.0
 """Seconds between two updates of what a saved notebook holds."""
+MOST_RUNS = 8
 
 
 class RunMonitor(anywidget.AnyWidget):
-    """Watch a run and steer it: `RunMonitor(run)`, or `RunMonitor(id)` for one that another kernel started.
+    """Watch runs and steer them: `RunMonitor(run)`, `RunMonitor(id)` for one that another kernel started, or several.
 
-    It follows the folder until the run is final or `close()` is called. Beside the live view a static picture, table
-    and text are displayed, which a saved notebook keeps.
+    Several runs lie over one another in the charts, and the fields in which their recipes differ stand in a table. The
+    monitor follows the folders until `close()` is called: a run that is over may be resumed by anyone. Beside the live
+    view a static picture, table and text are displayed, which a saved notebook keeps.
+
+    Raises FileNotFoundError for what is not a run, ValueError for none or for more than 8.
 
     Example:
         run = launch(recipe)
         RunMonitor(run)
+        RunMonitor([run, "20260102-030405-amber"])
     """
 
     _esm = module("run_monitor.js")
-    _css = style("vendor/uplot/uPlot.min.css", "view.css", "run_monitor.css")
+    _css = style("vendor/uplot/uPlot.min.css", "view.css", "run_monitor.css", "run_panels.css")
     status = traitlets.Dict(read_only=True).tag(sync=True)
-    """State, step, time left, commands that fit: small, sent whenever it changes."""
+    """{"runs": [...]}: of each its state, step, time left, commands that fit; small, sent whenever it changes."""
     details = traitlets.Dict(read_only=True).tag(sync=True)
-    """Charts, samples, marks of commands, failure: sent when one of them changes."""
+    """Chart groups; by run its samples, marks, commands, checkpoints, failure; what differs: sent when one of them changes."""
     series = traitlets.Dict(read_only=True).tag(sync=True)
     """{"seq", "points"}: a thin copy of the series for a view without a kernel; messages carry the rest."""
 
-    def __init__(self, run: Run | str | Path) -> None:
-        self.run = run if isinstance(run, Run) else Run.attach(run)
-        self._follower = Follower(self.run.folder)
+    def __init__(self, *runs: Run | str | Path | Iterable[Run | str | Path]) -> None:
+        given = [one for some in runs for one in ([some] if isinstance(some, (Run, str, Path)) else some)]
+        found = {run.folder: run for run in map(_run, given)}
+        if not 1 <= len(found) <= MOST_RUNS:
+            raise ValueError(f"RunMonitor: expected 1 to {MOST_RUNS} runs, got {len(found)}")
+        self.watched = [WatchedRun(run, str(key)) for key, run in enumerate(found.values())]
+        self._answers = Answers(self)
+        self._sent = 0
         self._twin = Twin()
         self._guard = threading.RLock()
         self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
         self._kept = 0.0
-        self._stopped = 0
         self._shell = get_ipython()
         super().__init__()
         self.on_msg(self._receive)
         self._look()
         self._keep()
-        self._follow()
+        threading.Thread(target=self._watch, name=f"monitor of {self.run.id}", daemon=True).start()
+        if self._shell is not None:
+            self._shell.events.register("post_run_cell", self._after_cell)
+
+    @property
+    def run(self) -> Run:
+        """The first of the runs."""
+        return self.watched[0].run
+
+    def add(self, run: Run | str | Path) -> None:
+        """Lay one more run over the others. Raises ValueError where there are 8 already."""
+        added = _run(run)
+        with self._guard:
+            if any(one.run.folder == added.folder for one in self.watched):
+                return
+            if len(self.watched) >= MOST_RUNS:
+                raise ValueError(f"RunMonitor shows {MOST_RUNS} runs already: open a second one")
+            self.watched.append(WatchedRun(added, str(len(self.watched))))
+            self._look()
+            self._keep()
 
     def close(self) -> None:
-        """Stop following and remove the live view; the run goes on."""
+        """Stop following and remove the live view; the runs go on."""
         self._closing.set()
+        self._wake.set()
+        if self._shell is not None:
+            with suppress(ValueError):
+                self._shell.events.unregister("post_run_cell", self._after_cell)
         super().close()
 
+    def look(self) -> None:
+        """Look at the folders now, not only when it is time."""
+        self._look()
+        self._wake.set()
+
     def _after_cell(self, *_: Any) -> None:
-        """At the end of every cell what the notebook holds is brought up to date, until the run is final."""
+        """At the end of every cell what the notebook holds is brought up to date."""
         if not self._closing.is_set():
             with self._guard, suppress(OSError):
                 self._look()
                 self._keep()
                 self._twin.update_in_cell(*self._static())
-        if self._shell is not None and (self._closing.is_set() or self.status["final"]):
-            self._shell.events.unregister("post_run_cell", self._after_cell)
 
     def _ipython_display_(self) -> None:
         data, metadata = self._repr_mimebundle_() or ({}, {})
@@ -93,85 +131,74 @@ class RunMonitor(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         found = super()._repr_mimebundle_(**kwargs)
         if found is not None:
-            found[0]["text/plain"] = f"RunMonitor({self.run.id!r})"
+            found[0]["text/plain"] = f"RunMonitor({', '.join(repr(one.run.id) for one in self.watched)})"
         return found
 
-    def _follow(self) -> None:
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._watch, name=f"monitor of {self.run.id}", daemon=True)
-            self._thread.start()
-        if self._shell is not None:
-            self._shell.events.register("post_run_cell", self._after_cell)
-
     def _watch(self) -> None:
-        """Look at the folder until the run is final: soon while things happen, seldom while nothing does or looking is dear."""
-        pause = QUICK
-        while not self._closing.wait(pause):
-            began = time.monotonic()
-            try:
+        """Look at the folders: soon while things happen, seldom while nothing does or looking is dear."""
+        pause, was_over = QUICK, False
+        while True:
+            self._wake.wait(pause)
+            if self._closing.is_set():
+                return
+            self._wake.clear()
+            began, moved, over = time.monotonic(), False, False
+            with suppress(OSError):  # of a folder that is being removed, or a machine that does not answer: look again
                 moved = self._look()
-                if began - self._kept > KEEP_EVERY:
+                over = all(one["final"] for one in self.status["runs"]) and not moved
+                if over != was_over or (not over and began - self._kept > KEEP_EVERY):
                     self._keep()
-            except OSError as error:
-                return self._unreadable(error)
-            if self.status["final"] and not moved:
-                return self._keep()
+                was_over = over
             spent = time.monotonic() - began
-            pause = min(SLOW, max(QUICK if moved else pause * 1.3, 4 * spent))
-
-    def _unreadable(self, error: OSError) -> None:
-        message = f"the run folder cannot be read any more: {error}"
-        self._set("status", {**self.status, "message": message, "allowed": [], "summary": message})
+            pause = RESTING if over else min(SLOW, max(QUICK if moved else pause * 1.3, 4 * spent))
 
     def _look(self) -> bool:
         """Read what is new and send it to the page; whether anything was new."""
         with self._guard:
-            state = self.run.state
-            piece = self._follower.read()
-            moved = self._set("status", run_facts.status(self.run.id, state, self._follower, time.time()))
-            if moved or piece.told:
-                moved |= self._set("details", run_facts.details(state, self._follower, self.run.logs))
-            if piece.points or piece.seq != piece.since:
-                self._send_piece(piece)
+            pieces = [one.read() for one in self.watched]
+            moved = self._set("status", {"runs": [one.status() for one in self.watched]})
+            names = short_names([one.run.id for one in self.watched])
+            if moved or any(piece.told for piece in pieces):
+                moved |= self._set("details", self._details(names))
+            if any(piece.since == 0 and piece.seq for piece in pieces):
+                self.send_whole()
                 moved = True
+            elif any(piece.points for piece in pieces):
+                self._send_points(self._sent, {name: pair for piece in pieces for name, pair in piece.points.items()})
+                moved = True
+            self._answers.push()
             return moved
 
-    def _send_piece(self, piece: Piece) -> None:
-        self.send({"kind": "series", "since": piece.since, "seq": piece.seq, "points": piece.points})
+    def _details(self, names: list[str]) -> dict[str, Any]:
+        metrics = dict.fromkeys(name for one in self.watched for name in one.follower.series)
+        alone = len(self.watched) == 1
+        return {
+            "groups": run_facts.chart_groups(metrics),
+            "runs": {one.key: one.details() | {"name": name} for one, name in zip(self.watched, names, strict=True)},
+            "differences": [] if alone else differences([one.recipe() for one in self.watched]),
+        }
+
+    def send_whole(self) -> None:
+        """Send every series anew."""
+        self._send_points(0, {name: pair for one in self.watched for name, pair in one.points().items()})
+
+    def _send_points(self, since: int, points: dict[str, Any]) -> None:
+        self._sent += 1
+        self.send({"kind": "series", "since": since, "seq": self._sent, "points": points})
 
     def _receive(self, _: Any, message: Any, buffers: Any) -> None:
-        """A message of the page: it missed a piece, or a button was pressed."""
-        kind = message.get("kind") if isinstance(message, dict) else None
-        if kind == "since":
+        if isinstance(message, dict):
             with self._guard:
-                self._send_piece(Piece(0, self._follower.seq, self._follower.points()))
-        elif kind == "command":
-            self.send({"kind": "answer", "text": self._command(str(message.get("name")))})
-
-    def _command(self, name: str) -> str:
-        """Pass a command on; an empty text, or why it was refused."""
-        if name not in ("pause", "resume", "checkpoint", "stop", "restart"):
-            return f"{name}: no such command"
-        attempt = self.status["attempt"]
-        if name == "stop" and self._stopped == attempt:
-            return "stop: asked already, it ends after the step it is at"  # A second stop kills: too near a double click.
-        try:
-            getattr(self.run, name)()
-        except (OSError, RuntimeError, ValueError) as error:
-            return f"{name}: {error}"
-        if name == "stop":
-            self._stopped = attempt
-        self._look()
-        self._follow()
-        return ""
+                self._answers.receive(message)
 
     def _keep(self) -> None:
         """Bring what a saved notebook holds up to date."""
         with self._guard:
             self._kept = time.monotonic()
             charted = [one["name"] for group in self.details["groups"] for one in group["series"]]
-            points = self._follower.points(max(20, min(400, SAVED_POINTS // max(1, len(charted)))), charted)
-            self._set("series", {"seq": self._follower.seq, "points": points})
+            most = max(20, min(400, SAVED_POINTS // max(1, len(charted) * len(self.watched))))
+            points = {name: pair for one in self.watched for name, pair in one.points(most, charted).items()}
+            self._set("series", {"seq": self._sent, "points": points})
             self._twin.update(*self._static())
 
     def _set(self, name: str, value: dict[str, Any]) -> bool:
@@ -182,10 +209,27 @@ class RunMonitor(anywidget.AnyWidget):
 
     def _static(self) -> tuple[str, str]:
         """HTML and text of the static twin."""
-        state, follower = self.run.state, self._follower
-        groups = run_facts.chart_groups(follower.series)
-        text = run_facts.summary(state, groups, follower)
-        marks = [mark["step"] for mark in self.details["marks"]]
+        groups, several = self.details["groups"], len(self.watched) > 1
+        texts, rows, series, drawn = [], [], {}, []
+        for one in self.watched:
+            name = self.details["runs"][one.key]["name"]
+            text = run_facts.summary(one.state, groups, one.follower)
+            texts.append(f"{name}: {text}" if several else text)
+            for row in run_facts.rows(groups, one.follower):
+                rows.append([f"{name}: {row[0]}", *row[1:]] if several else row)
+            series |= {f"{one.key}:{metric}": pair for metric, pair in one.follower.series.items()}
+        for group in groups:
+            lines = group["series"][:1] if several else group["series"]
+            drawn.append(group | {"series": [self._line(one, line) for one in self.watched for line in lines]})
+        marks = [] if several else [mark["step"] for mark in self.details["runs"]["0"]["marks"]]
         columns = ("Metric", "First", "Latest", "Lowest", "Highest")
-        drawing = picture(groups, follower.series, marks)
-        return twin_html(self.run.id, text, drawing, columns, run_facts.rows(groups, follower)), f"{self.run.id}: {text}"
+        title, text = ", ".join(one.run.id for one in self.watched), " ".join(texts)
+        return twin_html(title, text, picture(drawn, series, marks), columns, rows), f"{title}: {text}"
+
+    def _line(self, one: WatchedRun, line: dict[str, Any]) -> dict[str, Any]:
+        label = self.details["runs"][one.key]["name"] if len(self.watched) > 1 else line["label"]
+        return line | {"name": f"{one.key}:{line['name']}", "label": label}
+
+
+def _run(run: Run | str | Path) -> Run:
+    return run if isinstance(run, Run) else Run.attach(run)

@@ -44,11 +44,11 @@ def curve(step: int) -> float:
     return 2.45 + 0.6 * math.exp(-step / 40)
 
 
-def write_step(events: EventWriter, step: int, steps: int) -> None:
+def write_step(events: EventWriter, step: int, steps: int, seed: int = 0) -> None:
     """One step's metrics, and now and then a held-out loss and a sample."""
-    draw = random.Random(step)
+    draw = random.Random(step + 1000 * seed)
     metrics = {
-        "loss": curve(step) + draw.gauss(0, 0.03),
+        "loss": curve(step) - 0.05 * seed + draw.gauss(0, 0.03),
         "lr": 1e-3 * min(1, step / 5) * 0.5 * (1 + math.cos(math.pi * step / steps)),
         "tokens": step * 1024,
         "tokens_per_second": 300 + draw.gauss(0, 15),
@@ -57,7 +57,7 @@ def write_step(events: EventWriter, step: int, steps: int) -> None:
         "memory_bytes": 1.4e9 + draw.gauss(0, 1e6),
     }
     if step == 1 or step % 20 == 0:
-        metrics["eval_loss"] = curve(step) + 0.02
+        metrics["eval_loss"] = curve(step) + 0.02 - 0.04 * seed
         events.write("sample", {"prompt": PROMPT, "text": TEXT}, step=step)
     events.write("metrics", metrics, step=step)
 
@@ -69,6 +69,45 @@ def make_folder(folder: Path) -> EventWriter:
     replace_json(folder / "launch.json", {"entry": None, "processes": 1, "on": {"type": "Local"}})
     replace_json(folder / "recipe.json", {"function": "tests.browser.toy:train"})
     return EventWriter(folder, 0, 1)
+
+
+def write_rank(events: EventWriter, rank: int, step: int) -> None:
+    """What a rank other than 0 says of a step; rank 17 is slow."""
+    draw = random.Random(1000 * step + rank)
+    seconds = 3.4 + (0.9 if rank == 17 else 0.0) + draw.gauss(0, 0.1)
+    events.write("metrics", {"step_seconds": seconds, "memory_bytes": 1.4e9 + rank * 1e6 + draw.gauss(0, 1e6)}, step=step)
+
+
+def make_finished(folder: Path, *, steps: int, seed: int = 0, ranks: int = 1) -> None:
+    """A finished run of a recipe, with logs and checkpoints."""
+    events = make_folder(folder)
+    for step in range(1, steps + 1):
+        write_step(events, step, steps, seed)
+    events.close()
+    for rank in range(ranks):
+        (folder / f"rank-{rank}.log").write_text("".join(f"rank {rank}: step {step} done\n" for step in range(steps)))
+        if rank:
+            events = EventWriter(folder, rank, 1)
+            for step in range(1, steps + 1):
+                write_rank(events, rank, step)
+            events.close()
+    adapters = {"*.q_proj": {"type": "LoRA", "rank": 4 << seed, "alpha": 8.0}}
+    recipe = {"schema": 1, "type": "FineTune", "model": "smollm2-135m", "adapters": adapters, "lr": 1e-3 / (1 + seed)}
+    replace_json(folder / "recipe.json", recipe | {"steps": steps})
+    launch = {"entry": "toolkit.recipes.fine_tune:train", "processes": ranks, "on": {"type": "Local"}}
+    replace_json(folder / "launch.json", launch)
+    for step in range(100, steps + 1, 100):
+        make_checkpoint(folder, step, curve(step) + 0.02 - 0.04 * seed)
+    end(folder, "finished", steps)
+
+
+def make_checkpoint(folder: Path, step: int, loss: float) -> None:
+    """What a list of checkpoints looks at."""
+    place = folder / "checkpoints" / f"step-{step}"
+    place.mkdir(parents=True)
+    replace_json(place / "manifest.json", {})
+    replace_json(place / "state.json", {"step": step, "metrics": {"eval_loss": loss}})
+    (place / "rank-0.safetensors").write_bytes(bytes(1_000_000))
 
 
 def end(folder: Path, name: str, step: int, **more: object) -> None:
