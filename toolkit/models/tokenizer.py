@@ -89,24 +89,71 @@ class Tokenizer:
     def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any) -> str:
         """The text of a conversation, by the model's own template, which runs in a sandbox.
 
-        `messages` are `{"role": ..., "content": ...}`; further `variables` reach the template.
+        `messages` are `{"role": ..., "content": ...}`; further `variables` reach the template. Raises ValueError when there
+        is no template, or when it refuses the messages.
+
+        >>> print(load_tokenizer("smollm2-135m").render_chat([{"role": "user", "content": "Hi"}])[-21:])
+        <|im_start|>assistant
         """
-        template = self.settings.get("chat_template")
-        if isinstance(template, list):
-            template = {one["name"]: one["template"] for one in template}.get("default")
-        if not template:
-            raise ValueError(f"{self.where} has no chat template; give a plain prompt instead")
-        names = ("bos_token", "eos_token", "pad_token", "unk_token")
-        tokens = {name: _content(self.settings.get(name)) or "" for name in names}
-        return _compile(template).render(
-            messages=list(messages), add_generation_prompt=add_generation_prompt, **tokens, **variables
-        )
+        from toolkit.models.chat_template import render
+
+        given = {**self._template_tokens(), **variables}
+        return render(self.chat_template, messages, add_generation_prompt=add_generation_prompt, **given)
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
     ) -> list[int]:
         """Ids of a conversation. The template writes the special tokens itself, so none are added around it."""
         return self.encode(self.render_chat(messages, add_generation_prompt, **variables))
+
+    def encode_answers(
+        self, conversations: Sequence[Sequence[Mapping[str, Any]]], *, first: int = 0
+    ) -> list[tuple[list[int], list[bool]]]:
+        """Ids of each conversation, and which of them the assistant said: its answers, each with its end token.
+
+        The text is tokenised once, as a whole, and a token belongs to an answer when any letter of it does. Where the
+        template leaves the last answer open, the end token is added. Raises ValueError that names the conversation by its
+        number; that of the first one is `first`.
+
+        >>> sum(load_tokenizer("smollm2-135m").encode_answers([[{"role": "user", "content": "2 + 2?"},
+        ...                                                     {"role": "assistant", "content": "4"}]])[0][1])
+        2
+        """
+        from toolkit.models.chat_template import answers
+
+        template, tokens = self.chat_template, self._template_tokens()
+        specials = [token.content for token in self.rust.get_added_tokens_decoder().values() if token.special]
+        stops = [self.rust.id_to_token(id_) for id_ in sorted(self.stop_ids)]
+        found = []
+        for number, messages in enumerate(conversations, first):
+            try:
+                found.append(answers(template, messages, stops=stops, specials=specials, **tokens))
+            except ValueError as error:
+                raise ValueError(f"conversation {number}: {error}") from None
+        encodings = self.rust.encode_batch([text for text, _, _ in found], add_special_tokens=False)
+        pairs = []
+        for encoding, (_, spans, closed) in zip(encodings, found, strict=True):
+            end = [] if closed else [self.eos_id]
+            said = [any(first < b and last > a for a, b in spans) for first, last in encoding.offsets]
+            pairs.append((encoding.ids + end, said + [True] * len(end)))
+        return pairs
+
+    @property
+    def chat_template(self) -> str:
+        """The model's template for conversations. Raises ValueError, with what to do, when it has none."""
+        template = self.settings.get("chat_template")
+        if isinstance(template, list):
+            template = {one["name"]: one["template"] for one in template}.get("default")
+        if not template:
+            raise ValueError(
+                f"{self.where} has no chat template; take the tokenizer of an instruct model, put a chat_template.jinja beside "
+                f"its tokenizer.json, or give plain prompts and answers (without messages= or chat=True)"
+            )
+        return template
+
+    def _template_tokens(self) -> dict[str, str]:
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        return {name: _content(self.settings.get(name)) or "" for name in names}
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and generation_config.json as the hub has them."""
@@ -139,16 +186,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold one JSON object")
     return data
-
-
-def _compile(template: str) -> Any:
-    from jinja2.exceptions import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.globals["raise_exception"] = refuse
-    environment.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
-    return environment.from_string(template)
