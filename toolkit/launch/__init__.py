@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.launch.code import describe
+from toolkit.launch.code import describe, find, is_recipe
 from toolkit.launch.devices import Held, release
 from toolkit.launch.in_process import InProcess
 from toolkit.launch.local import Local, processes_for
@@ -50,6 +50,8 @@ def launch(
     `run = launch(FineTune(...), on=Local(processes=2)); result = await run`
     """
     processes_for(work, getattr(on, "processes", 1))
+    if is_recipe(work) and hasattr(type(work), "checker"):
+        find(type(work).checker)(work)
     remind()
     place = Path(root).resolve() if root else root_of()
     folder, made = make_folder(place, name)

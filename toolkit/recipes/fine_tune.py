@@ -30,6 +30,7 @@ class FineTune:
     entry: ClassVar[str] = "toolkit.recipes.language:train"
     loader: ClassVar[str] = "toolkit.recipes.language:load"
     loads: ClassVar[str] = "toolkit.recipes:Recipe"
+    checker: ClassVar[str] = "toolkit.recipes.preflight:preflight"
 
     model: str = "smollm2-135m"
     """What to tune: "smollm2-135m", a hub id, a folder in the hub layout, or "module:function" that builds a model."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from toolkit.data import Document
+    from toolkit.data import Text
     from toolkit.models import Tokenizer
     from toolkit.recipes.fine_tune import FineTune
     from toolkit.recipes.pretrain import Pretrain
@@ -44,7 +44,7 @@ def check_batch(recipe: FineTune | Pretrain) -> None:
         raise ValueError(f"{name}.micro_rows: {rows // ranks} rows a process are not a multiple of {recipe.micro_rows}")
 
 
-def tokenizer_of(recipe: FineTune | Pretrain, learned: Sequence[Document]) -> Tokenizer:
+def tokenizer_of(recipe: FineTune | Pretrain, learned: Sequence[Text]) -> Tokenizer:
     """The recipe's tokenizer; one that is to be trained is trained on the documents `learned`, once.
 
     Errors: `ValueError` for a model without one.

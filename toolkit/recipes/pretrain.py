@@ -32,6 +32,7 @@ class Pretrain:
     entry: ClassVar[str] = "toolkit.recipes.language:train"
     loader: ClassVar[str] = "toolkit.recipes.language:load"
     loads: ClassVar[str] = "toolkit.recipes:Recipe"
+    checker: ClassVar[str] = "toolkit.recipes.preflight:preflight"
 
     model: Architecture | TransformerConfig | str = Architecture()
     """Shape of the model: a few numbers, every detail, or "module:function" that builds one with random weights."""

@@ -16,7 +16,7 @@ from toolkit.values import Range, check
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from toolkit.data import Document
+    from toolkit.data import Text
     from toolkit.models import Tokenizer
 
 __all__ = ["BPE", "trained"]
@@ -35,19 +35,17 @@ class BPE:
     __post_init__ = check
 
 
-def trained(bpe: BPE, documents: Sequence[Document]) -> Tokenizer:
+def trained(bpe: BPE, documents: Sequence[Text]) -> Tokenizer:
     """The tokenizer learned from `documents`, kept in the user's cache under a hash of both.
 
     >>> trained(BPE(vocab_size=300), [Document("", "to be or not to be")]).vocab_size <= 300
     True
     """
+    from toolkit.data import Documents
     from toolkit.models import Tokenizer
     from toolkit.models.storage import build_once, cache_folder
 
-    digest = hashlib.sha256(f"{_TRAINER} {bpe.vocab_size}".encode())
-    for part in (part for document in documents for part in document):
-        data = part.encode()
-        digest.update(len(data).to_bytes(8, "big") + data)
+    digest = hashlib.sha256(f"{_TRAINER} {bpe.vocab_size} {Documents.of(documents).fingerprint}".encode())
 
     def make(folder: Path) -> None:
         _train(bpe, documents).save(folder)
@@ -55,7 +53,7 @@ def trained(bpe: BPE, documents: Sequence[Document]) -> Tokenizer:
     return Tokenizer.from_folder(build_once(cache_folder("models") / f"bpe-{digest.hexdigest()[:16]}", make))
 
 
-def _train(bpe: BPE, documents: Sequence[Document]) -> Tokenizer:
+def _train(bpe: BPE, documents: Sequence[Text]) -> Tokenizer:
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -70,6 +68,13 @@ def _train(bpe: BPE, documents: Sequence[Document]) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    rust.train_from_iterator((part for document in documents for part in document), trainer)
+    rust.train_from_iterator((part for text in documents for part in _parts(text)), trainer)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "add_prefix_space": False}
     return Tokenizer(rust, settings, where="the trained tokenizer")
+
+
+def _parts(text: Text) -> list[str]:
+    """What is written in a document or a conversation."""
+    from toolkit.data import Document
+
+    return [text.prompt, text.text] if isinstance(text, Document) else [str(turn.get("content", "")) for turn in text.turns]

@@ -20,6 +20,8 @@ from torch.distributed.tensor import DTensor
 
 from toolkit.data import IGNORED
 from toolkit.parallel import apply_fsdp
+from toolkit.runs import current
+from toolkit.training.flops import Work, peak, work_of
 from toolkit.training.optimizers import AdamW, Optimizer
 from toolkit.training.schedules import Constant, Schedule
 
@@ -90,6 +92,8 @@ class LanguageModule(lightning.LightningModule):
         self.reshard_after_forward = reshard_after_forward
         self.model: nn.Module | None = None
         self.tokens_seen = 0
+        self._work: Work | None = None
+        self._peak = 0.0
 
     def configure_model(self) -> None:
         """Build, adapt and shard, once."""
@@ -111,14 +115,26 @@ class LanguageModule(lightning.LightningModule):
             raise ValueError("nothing to train: every parameter is frozen; name adapters, or train the whole model")
         return self.optimizer.make(trained)
 
+    def on_train_start(self) -> None:
+        """Find out, once, what the device could do; the run's record says where the number is from."""
+        self._peak, source = peak(self.device, self.param_dtype or torch.float32)
+        if (context := current()) is not None and context.rank == 0:
+            told = f"mfu is the share of {self._peak / 1e12:.3g} TFLOP/s a process, {source}"
+            context.events.write("text", {"text": told}, step=self.global_step)
+
     def training_step(self, batch: list[dict[str, Tensor]], batch_idx: int) -> dict[str, Tensor]:
-        """One optimizer step; returns `loss` (nats a token over the global batch) and what `Recorder` writes."""
+        """One optimizer step; returns `loss` (nats a token over the global batch) and what `Recorder` writes.
+
+        `grad_norm` is that before clipping, `tokens` those with a target so far, `mfu` the part of this process's peak FLOPs
+        that the model's own products took (see `toolkit.training.flops`).
+        """
         began = time.perf_counter()
         made = self.optimizers()
         optimizers: list[Any] = made if isinstance(made, list) else [made]
         assert self.model is not None
         rate = self._set_rate(optimizers)
-        tokens = self.global_sum(sum(((micro["targets_BT"] != IGNORED).sum() for micro in batch), torch.zeros(())))
+        mine = sum(((micro["targets_BT"] != IGNORED).sum() for micro in batch), torch.zeros((), device=self.device))
+        tokens = self.global_sum(mine.clone())
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for micro in batch:
             loss = loss_sum(self.model, micro) / tokens.clamp(min=1)
@@ -140,6 +156,7 @@ class LanguageModule(lightning.LightningModule):
             "tokens": torch.tensor(float(self.tokens_seen)),
             "tokens_per_second": tokens / seconds,
             "step_seconds": torch.tensor(seconds),
+            "mfu": torch.tensor(self._flops(batch, float(mine)) / (seconds * self._peak)),
         }
 
     @torch.no_grad()
@@ -171,6 +188,13 @@ class LanguageModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the count of tokens seen."""
         self.tokens_seen = int(checkpoint["tokens_seen"])
+
+    def _flops(self, batch: list[dict[str, Tensor]], targets: float) -> float:
+        """FLOPs of this rank's part of a step."""
+        assert self.model is not None
+        if self._work is None:
+            self._work = work_of(self.model, batch[0]["tokens_BT"].shape[1])
+        return self._work.step(sum(micro["tokens_BT"].numel() for micro in batch), targets)
 
     def _set_rate(self, optimizers: list[Any]) -> float:
         """Set the step's rate, and the decay of the groups that it is for."""

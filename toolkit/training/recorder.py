@@ -1,6 +1,7 @@
 """Write what a training run does into its folder: one line a step."""
 
 import resource
+import sys
 from typing import Any
 
 import lightning
@@ -75,11 +76,14 @@ def total_steps(trainer: Any) -> int | None:
 
 
 def _memory() -> dict[str, float]:
-    """Resident bytes of this process, or the accelerator's allocated bytes."""
-    if torch.cuda.is_available():
-        return {"memory_bytes": float(torch.cuda.max_memory_allocated())}
+    """Bytes of this process now and at most so far: allocated on the accelerator, else resident."""
+    if torch.cuda.is_initialized():
+        now, most = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+        return {"memory_bytes": float(now), "memory_peak_bytes": float(most)}
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     try:
         with open("/proc/self/statm", "rb") as file:
-            return {"memory_bytes": float(int(file.read().split()[1]) * resource.getpagesize())}
-    except OSError:  # no such file on this system: the most that was ever resident
-        return {"memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)}
+            now = int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:  # no such file on this system
+        now = most
+    return {"memory_bytes": float(now), "memory_peak_bytes": float(max(now, most))}

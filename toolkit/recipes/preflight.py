@@ -1,0 +1,116 @@
+"""What can be wrong with a recipe, found before any process starts: `launch` asks `preflight`, in the person's own process.
+
+Only headers, settings and first rows are read. torch is loaded for adapters alone, whose classes need it anyway.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit.data import Mixture, inspect_data
+from toolkit.models import TransformerConfig, inspect_model, inspect_tokenizer
+from toolkit.recipes.architecture import Architecture
+from toolkit.recipes.fine_tune import FineTune
+from toolkit.recipes.pretrain import Pretrain
+from toolkit.recipes.vocabulary import BPE
+
+if TYPE_CHECKING:
+    from toolkit.data import Data
+    from toolkit.models import ModelFacts
+
+__all__ = ["preflight"]
+
+
+def preflight(recipe: FineTune | Pretrain) -> None:
+    """Raise ValueError, in one line with the field and the remedy, for a recipe that could not run.
+
+    Looked at are the model's files, the tokenizer, the data, the longest context, adapter patterns, and the plan. What a
+    builder "module:function" returns is not known before it runs, and neither are rows beyond the first ones.
+
+    >>> preflight(FineTune(context=100_000, batch_tokens=100_000))
+    Traceback (most recent call last):
+    ValueError: FineTune.context: 100000 tokens are more than the 8192 of 'smollm2-135m'; take at most that
+    """
+    from toolkit.parallel import refuse
+
+    refuse(recipe.plan)
+    if recipe.patience is not None and not _holds_out(recipe.data):
+        raise ValueError(f"{type(recipe).__name__}.patience: needs held-out text, but the data's held_out is 0")
+    if isinstance(recipe, FineTune):
+        _fine_tune(recipe)
+    else:
+        _pretrain(recipe)
+
+
+def _fine_tune(recipe: FineTune) -> None:
+    facts = inspect_model(recipe.model)
+    if recipe.tokenizer is None and not facts.has_tokenizer:
+        raise ValueError(f"FineTune.tokenizer: {recipe.model!r} has none; name a model whose tokenizer fits, or 'bytes'")
+    _fits(recipe, facts.vocab_size, inspect_tokenizer(recipe.tokenizer or recipe.model))
+    _within(recipe, facts.max_context, repr(recipe.model))
+    _samples(recipe, facts)
+    if recipe.adapters is not None and facts.config is not None:
+        _patterns(recipe, facts.config)
+    inspect_data(recipe.data)
+
+
+def _pretrain(recipe: Pretrain) -> None:
+    facts = inspect_data(recipe.data)
+    if isinstance(recipe.tokenizer, BPE):
+        if facts.chat:
+            raise ValueError("Pretrain.tokenizer: a learned vocabulary has no chat template, which this data needs; name a model")
+        num_ids = None if isinstance(recipe.model, Architecture) else recipe.tokenizer.vocab_size
+    else:
+        num_ids = inspect_tokenizer(recipe.tokenizer)
+    if isinstance(recipe.model, TransformerConfig):
+        _fits(recipe, recipe.model.vocab_size, num_ids)
+        _within(recipe, recipe.model.max_position_embeddings, "Pretrain.model")
+    elif isinstance(recipe.model, str):
+        found = inspect_model(recipe.model)
+        if found.kind != "builder":
+            raise ValueError(
+                f"Pretrain.model: {recipe.model!r} has weights already; give an Architecture, or tune it with FineTune"
+            )
+
+
+def _fits(recipe: FineTune | Pretrain, vocab_size: int | None, num_ids: int | None) -> None:
+    if vocab_size is not None and num_ids is not None and num_ids > vocab_size:
+        raise ValueError(
+            f"{type(recipe).__name__}.tokenizer: it has {num_ids} ids, the model only {vocab_size}; "
+            "take the model's own tokenizer, or a model with more ids"
+        )
+
+
+def _within(recipe: FineTune | Pretrain, longest: int | None, model: str) -> None:
+    if longest is not None and recipe.context > longest:
+        raise ValueError(
+            f"{type(recipe).__name__}.context: {recipe.context} tokens are more than the {longest} of {model}; take at most that"
+        )
+
+
+def _samples(recipe: FineTune, facts: ModelFacts) -> None:
+    if recipe.prompts and facts.kind != "builder" and not facts.native:
+        raise ValueError(
+            f"FineTune.prompts: samples need a family that this toolkit computes itself, and {facts.family!r} is another; "
+            "leave prompts out, and use model.hub.generate after run.load()"
+        )
+
+
+def _patterns(recipe: FineTune, config: TransformerConfig) -> None:
+    """The patterns on a model without weights: the same errors as `adapt` would raise in the run."""
+    import torch
+
+    from toolkit.adapters.sites import find_targets
+    from toolkit.models import Transformer
+
+    assert recipe.adapters is not None
+    with torch.device("meta"):
+        model = Transformer(config)
+    try:
+        find_targets(model, recipe.adapters)
+    except ValueError as error:
+        raise ValueError(f"FineTune.adapters: {error}") from None
+
+
+def _holds_out(data: Data) -> bool:
+    return any(map(_holds_out, data.parts)) if isinstance(data, Mixture) else data.held_out > 0
