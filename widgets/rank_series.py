@@ -64,7 +64,7 @@ class RankSeries:
     def band(self) -> Band:
         """Everything so far."""
         if not self._parts:
-            return (np.empty(0),) * 4
+            return np.empty(0), np.empty(0), np.empty(0), np.empty(0)
         columns = [np.concatenate([part[index] for part in self._parts]) for index in range(4)]
         return columns[0], columns[1], columns[2], columns[3]
 

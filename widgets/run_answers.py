@@ -57,9 +57,9 @@ class Answers:
             step = message.get("step")
             self._monitor.send({"kind": kind, "run": one.key, "step": step, "samples": one.follower.samples_at(step)[:20]})
         elif kind == "range":
-            first, last = (message.get(end) for end in ("first", "last"))
-            if all(isinstance(end, (int, float)) and math.isfinite(end) for end in (first, last)):
-                said = {name: message.get(name) for name in ("first", "last", "page")}
+            first, last = message.get("first"), message.get("last")
+            if isinstance(first, (int, float)) and isinstance(last, (int, float)) and math.isfinite(first + last):
+                said = {"first": first, "last": last, "page": message.get("page")}
                 points = {name: pair for each in self._monitor.watched for name, pair in each.points_between(first, last).items()}
                 self._monitor.send({"kind": kind, **said, "points": points})
         elif kind in ("logs", "ranks"):

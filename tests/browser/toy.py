@@ -44,8 +44,8 @@ def curve(step: int) -> float:
     return 2.45 + 0.6 * math.exp(-step / 40)
 
 
-def write_step(events: EventWriter, step: int, steps: int, seed: int = 0) -> None:
-    """One step's metrics, and now and then a held-out loss and a sample."""
+def write_step(events: EventWriter, step: int, steps: int, seed: int = 0, more: int = 0) -> None:
+    """One step's metrics, `more` beyond the usual seven, and now and then a held-out loss and a sample."""
     draw = random.Random(step + 1000 * seed)
     metrics = {
         "loss": curve(step) - 0.05 * seed + draw.gauss(0, 0.03),
@@ -56,6 +56,7 @@ def write_step(events: EventWriter, step: int, steps: int, seed: int = 0) -> Non
         "grad_norm": 0.4 + 0.2 * math.exp(-step / 30) + abs(draw.gauss(0, 0.05)),
         "memory_bytes": 1.4e9 + draw.gauss(0, 1e6),
     }
+    metrics |= {f"entropy_{number}": draw.random() for number in range(more)}
     if step == 1 or step % 20 == 0:
         metrics["eval_loss"] = curve(step) + 0.02 - 0.04 * seed
         events.write("sample", {"prompt": PROMPT, "text": TEXT}, step=step)

@@ -3,13 +3,13 @@
 import { toneOf } from "./run_header.js";
 import { compact, duration, element, show, table, write } from "./view.js";
 
-/** `told` is called when the choice changes. Returns { node, runs(), chosen(), draw(status, details, series), end }. */
-export function makeLegend(model, told) {
+/** `told` is called when the choice changes; `beside` stands at the end of the row. Returns { node, runs(), chosen(), draw(status, details, series), end }. */
+export function makeLegend(model, beside, told) {
   const list = element("ul", { class: "sb-monitor-runs", "aria-label": "Runs" });
   const add = element("button", { type: "button", class: "sb-button" }, "Compare with…");
   const choices = element("select", { "aria-label": "Run to compare with", hidden: true });
   const differences = element("div", { class: "sb-monitor-differences", role: "region", tabindex: 0, "aria-label": "What differs", hidden: true });
-  const node = element("section", { class: "sb-monitor-legend", "aria-label": "Runs in this view" }, element("div", { class: "sb-monitor-legend-row" }, list, add, choices), differences);
+  const node = element("section", { class: "sb-monitor-legend", "aria-label": "Runs in this view" }, element("div", { class: "sb-monitor-legend-row" }, list, add, choices, beside), differences);
   const hidden = new Set();
   const rows = new Map();
   let statuses = [];

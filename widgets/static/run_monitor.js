@@ -20,8 +20,8 @@ function render({ model, el }) {
   const chosen = () => statuses().find(({ key }) => key === legend.chosen()) ?? statuses()[0];
   const statuses = () => model.get("status").runs;
   const details = () => model.get("details").runs[chosen().key] ?? Object.values(model.get("details").runs)[0];
-  const legend = makeLegend(model, () => drawAll());
   const commands = makeCommands(model, speaker, chosen);
+  const legend = makeLegend(model, commands.settings, () => drawAll());
   const top = makeTop(commands);
   const failure = makeFailure();
   const charts = chartGrid(model, { page, say: speaker.say });
@@ -32,7 +32,7 @@ function render({ model, el }) {
   const root = element(
     "section",
     { class: "sb-view sb-monitor" },
-    top.header, top.progress, commands.settings, commands.notice, legend.node, failure.node, charts.node, tabs.node, keys, speaker.node,
+    top.header, top.progress, commands.notice, legend.node, failure.node, charts.node, tabs.node, keys, speaker.node,
   );
   el.replaceChildren(root);
 
