@@ -181,7 +181,7 @@ def test_prompts_may_be_ids():
 
 @pytest.mark.parametrize(
     ("prompts", "message"),
-    [([""], "prompt 0 is empty"), (["ok", "x" * 61], "prompt 1 has 61 tokens, with max_tokens=4 more than the model's 64")],
+    [([""], "prompt 0 is empty"), (["ok", "x" * 61], "prompt 1 has 61 tokens, with 4 to follow more than the model's")],
 )
 def test_prompts_that_do_not_fit_are_refused(prompts, message):
     with pytest.raises(ValueError, match=re.escape(message)):

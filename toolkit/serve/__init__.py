@@ -8,8 +8,10 @@ from toolkit.serve.sampling import Sampling
 if TYPE_CHECKING:
     from toolkit.serve.engine import Engine as Engine
     from toolkit.serve.engine import Generations as Generations
+    from toolkit.serve.engine import StopGeneration as StopGeneration
+    from toolkit.serve.score import Scores as Scores
 
-__all__ = ["Engine", "Generations", "Sampling"]
+__all__ = ["Engine", "Generations", "Sampling", "Scores", "StopGeneration"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,27 +1,35 @@
-"""Batched generation from the reference transformer.
+"""Batched generation from the reference transformer, and the log-probability of given text.
 
 Prompts are padded on the left to one length; the padding is a document of its own, so that no token of a prompt sees it and
-positions start at the prompt. A prompt is run through the model once for all its samples. Rows that have ended are dropped
+positions start at the prompt. A prompt is run through the model once for all its samples. Every further token is a step of
+`fused.py`, or of the model's own forward where its blocks are sharded, wrapped or changed. Rows that have ended are dropped
 from the batch as soon as half of it has.
 Left out: a queue of requests that join while others run, paged memory, adapters by row.
-Shapes: P prompts, R rows that still run, T prompt length, V vocabulary.
+Shapes: P prompts, R rows that still run, T prompt length, V vocabulary, S steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from toolkit.models.cache import KVCache
 from toolkit.models.tokenizer import Tokenizer
-from toolkit.serve.sampling import Sampling, choose, penalise, truncate, uniforms
+from toolkit.serve.fused import FusedDecoder, can_fuse
+from toolkit.serve.sampling import Sampling, next_tokens, uniforms
+from toolkit.serve.score import Scores, left_padded, score
+from toolkit.serve.stream import Reason, Stream
 
-OnToken = Callable[[int, int, str], None]
+OnToken = Callable[[int, int, str], object]
+
+
+class StopGeneration(Exception):
+    """Raised by `on_token` to end a whole generation, which returns what it has."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,8 +43,8 @@ class Generations:
     log_probs: list[list[float]]
     """Log-probability of each token in the model's distribution at the sampling temperature (1 when that is 0), before any
     penalty or truncation."""
-    finish_reasons: list[Literal["stop", "length"]]
-    """stop: an end token or a stop text came; length: max_tokens were reached."""
+    finish_reasons: list[Reason]
+    """stop: an end token or a stop text came; length: max_tokens were reached; cancelled: `on_token` ended it."""
     prompt_ids: list[list[int]]
     """Tokens of each prompt (not repeated for its samples)."""
     version: int = 0
@@ -45,6 +53,9 @@ class Generations:
 
 class Engine:
     """Continues prompts with `model` (a `Transformer`, with or without adapters attached).
+
+    The model's weights are read anew at every call. While one runs, the projections that are computed as one product are
+    held twice (`toolkit/serve/fused.py`), and keys and values of all rows take the memory of the longest.
 
     >>> engine = Engine(load_model("smollm2-135m"), load_tokenizer("smollm2-135m"))
     >>> engine.generate(["The capital of France is"], Sampling(max_tokens=1)).texts
@@ -84,13 +95,17 @@ class Engine:
         """Continue each prompt, text or token ids, `sampling.group` times.
 
         `on_token(number, token, text)` is called for every token as it comes, with the text that it completes (empty while a
-        character is unfinished). Raises ValueError for an empty prompt and for more tokens than the model's context.
+        character is unfinished). When it returns True, that continuation ends there; when it raises `StopGeneration`, all
+        do, and what they have is returned. Raises ValueError for an empty prompt and for more tokens than the model's
+        context.
+
+        >>> engine.generate(["Once"], Sampling(max_tokens=9), on_token=lambda number, token, text: "." in text)
         """
         sampling = sampling or Sampling()
         if adapters is not None:
             raise ValueError("adapters by row are not served here: attach one to the model with toolkit.adapters.adapt")
-        ids = [self._ids(prompt, number, sampling) for number, prompt in enumerate(prompts)]
-        streams = [_Stream(self.tokenizer, sampling.stop) for _ in range(len(ids) * sampling.group)]
+        ids = [self._ids(prompt, f"prompt {number}", sampling.max_tokens) for number, prompt in enumerate(prompts)]
+        streams = [Stream(self.tokenizer, sampling.stop) for _ in range(len(ids) * sampling.group)]
         if ids:
             with _evaluating(self.model):
                 self._run(ids, sampling, streams, on_token)
@@ -103,18 +118,40 @@ class Engine:
             version=self.version,
         )
 
-    def _ids(self, prompt: str | Sequence[int], number: int, sampling: Sampling) -> list[int]:
+    @torch.no_grad()
+    def score(
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[int]],
+        continuations: Sequence[str] | Sequence[Sequence[int]],
+        *,
+        temperature: float = 1.0,
+        alternatives: int = 0,
+    ) -> Scores:
+        """Log-probability of every token of each continuation after its prompt, without sampling anything.
+
+        With `alternatives` also that many likeliest tokens at each place, most likely first. A text is encoded apart from
+        its prompt; give token ids where the border matters. Raises ValueError for an empty prompt, more tokens than the
+        model's context, and lists of different lengths.
+
+        >>> engine.score(["The capital of France is"], [" Paris"], alternatives=3).log_probs
+        """
+        if len(prompts) != len(continuations):
+            raise ValueError(f"score: {len(prompts)} prompts and {len(continuations)} continuations; give one for each")
+        after = [list(self.tokenizer.encode(one) if isinstance(one, str) else one) for one in continuations]
+        before = [self._ids(one, f"prompt {n}", len(ids)) for (n, one), ids in zip(enumerate(prompts), after, strict=True)]
+        with _evaluating(self.model):
+            return score(self.model, before, after, temperature=temperature, alternatives=alternatives)
+
+    def _ids(self, prompt: str | Sequence[int], name: str, more: int) -> list[int]:
         ids = self.tokenizer.encode(prompt, special=True) if isinstance(prompt, str) else list(prompt)
         if not ids:
-            raise ValueError(f"prompt {number} is empty: give at least one token")
+            raise ValueError(f"{name} is empty: give at least one token")
         longest = self.model.config.max_position_embeddings
-        if len(ids) + sampling.max_tokens > longest:
-            raise ValueError(
-                f"prompt {number} has {len(ids)} tokens, with max_tokens={sampling.max_tokens} more than the model's {longest}"
-            )
+        if len(ids) + more > longest:
+            raise ValueError(f"{name} has {len(ids)} tokens, with {more} to follow more than the model's context of {longest}")
         return ids
 
-    def _run(self, ids: list[list[int]], sampling: Sampling, streams: list[_Stream], on_token: OnToken | None) -> None:
+    def _run(self, ids: list[list[int]], sampling: Sampling, streams: list[Stream], on_token: OnToken | None) -> None:
         device = self.model.model.norm.weight.device
         rows_R = torch.arange(len(ids), device=device).repeat_interleave(sampling.group)
         numbers = list(range(len(streams)))
@@ -123,21 +160,20 @@ class Engine:
         cache = cache.select(rows_R, capacity=cache.length + sampling.max_tokens - 1)
         logits_RV, lengths_R = logits_PV[rows_R], lengths_P[rows_R]
         seen_RV = _seen(ids, logits_PV)[rows_R] if sampling.repetition_penalty != 1.0 else None
-        stops = self.tokenizer.stop_ids
+        fused = None
+        if sampling.max_tokens > 1 and can_fuse(self.model):
+            fused = FusedDecoder(self.model, positions=cache.capacity)
+            fused.take(cache)
         for step in range(sampling.max_tokens):
             uniform_R = None if uniform_RS is None else uniform_RS[:, step]
-            tokens_R, log_probs_R = _next(logits_RV, uniform_R, seen_RV, sampling)
+            tokens_R, log_probs_R = next_tokens(logits_RV, uniform_R, seen_RV, sampling)
             full = step + 1 == sampling.max_tokens
-            running = []
-            for place, (token, log_prob) in enumerate(zip(tokens_R.tolist(), log_probs_R.tolist(), strict=True)):
-                stream = streams[numbers[place]]
-                if stream.reason == "stop":
-                    continue
-                piece = stream.push(token, log_prob, ended=token in stops, full=full, speak=on_token is not None)
-                if on_token is not None:
-                    on_token(numbers[place], token, piece)
-                if stream.reason != "stop":
-                    running.append(place)
+            try:
+                running = self._hear(tokens_R.tolist(), log_probs_R.tolist(), numbers, streams, on_token, full=full)
+            except StopGeneration:
+                for stream in (stream for stream in streams if stream.reason == "length" and not full):
+                    stream.reason = "cancelled"
+                return
             if not running or full:
                 return
             if 2 * len(running) <= len(numbers):
@@ -146,76 +182,47 @@ class Engine:
                 cache, tokens_R, lengths_R = cache.select(keep_R), tokens_R[keep_R], lengths_R[keep_R]
                 uniform_RS = None if uniform_RS is None else uniform_RS[keep_R]
                 seen_RV = None if seen_RV is None else seen_RV[keep_R]
+                if fused is not None:
+                    fused.take(cache)
             if seen_RV is not None:
                 seen_RV.scatter_(1, tokens_R[:, None], True)
-            logits_RV = self.model(tokens_R[:, None], positions_BT=lengths_R[:, None], cache=cache)[:, 0]
+            if fused is not None:
+                logits_RV = fused.step(tokens_R, lengths_R)
+            else:
+                logits_RV = self.model(tokens_R[:, None], positions_BT=lengths_R[:, None], cache=cache)[:, 0]
             lengths_R = lengths_R + 1
+
+    def _hear(
+        self,
+        tokens: list[int],
+        log_probs: list[float],
+        numbers: list[int],
+        streams: list[Stream],
+        on_token: OnToken | None,
+        *,
+        full: bool,
+    ) -> list[int]:
+        """Give every row that still runs its token; returns the places of those that go on."""
+        stops, running = self.tokenizer.stop_ids, []
+        for place, (number, token, log_prob) in enumerate(zip(numbers, tokens, log_probs, strict=True)):
+            stream = streams[number]
+            if stream.reason != "length":
+                continue
+            piece = stream.push(token, log_prob, ended=token in stops, full=full, speak=on_token is not None)
+            if on_token is not None and on_token(number, token, piece) is True and stream.reason == "length" and not full:
+                stream.reason = "cancelled"
+            if stream.reason == "length":
+                running.append(place)
+        return running
 
     def _prefill(self, ids: list[list[int]], device: torch.device) -> tuple[Tensor, KVCache, Tensor]:
         """Logits after each prompt, the cache that holds them, and their lengths."""
-        longest = max(len(prompt) for prompt in ids)
-        tokens_PT = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in ids], device=device)
-        lengths_P = torch.tensor([len(prompt) for prompt in ids], device=device)
-        documents_PT = None
-        if any(len(prompt) < longest for prompt in ids):
-            documents_PT = (torch.arange(longest, device=device) >= longest - lengths_P[:, None]).long()
+        tokens_PT, documents_PT = left_padded(ids, device)
         last_PT = torch.zeros_like(tokens_PT, dtype=torch.bool)
         last_PT[:, -1] = True
-        cache = KVCache(longest)
+        cache = KVCache(tokens_PT.shape[1])
         logits_PV = self.model(tokens_PT, documents_BT=documents_PT, cache=cache, where_BT=last_PT)
-        return logits_PV, cache, lengths_P
-
-
-@dataclass(slots=True)
-class _Stream:
-    """One continuation as it grows."""
-
-    tokenizer: Tokenizer
-    stop: tuple[str, ...]
-    tokens: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    reason: Literal["stop", "length"] = "length"
-    spoken: int = 0
-    cut: int | None = None
-
-    @property
-    def text(self) -> str:
-        return self.tokenizer.decode(self.tokens)[: self.cut]
-
-    def push(self, token: int, log_prob: float, *, ended: bool, full: bool, speak: bool) -> str:
-        """Add a token, an end token or the last allowed one; returns the text that can be shown now and was not before."""
-        self.tokens.append(token)
-        self.log_probs.append(log_prob)
-        if ended:
-            self.reason = "stop"
-        if not (self.stop or speak):
-            return ""
-        text = self.tokenizer.decode(self.tokens)
-        found = [at for at in (text.find(stop) for stop in self.stop) if at >= 0]
-        if found:
-            self.reason, self.cut = "stop", min(found)
-        whole = text[: self.cut] if self.reason == "stop" or full else text[: _shown(text, self.stop)]
-        piece, self.spoken = whole[self.spoken :], max(self.spoken, len(whole))
-        return piece
-
-
-def _shown(text: str, stop: tuple[str, ...]) -> int:
-    """Length of the part that is certain: no unfinished character, no beginning of a stop text at its end."""
-    end = len(text.rstrip("\ufffd"))
-    held = [size for one in stop for size in range(1, len(one)) if text.endswith(one[:size])]
-    return min(end, len(text) - max(held, default=0))
-
-
-def _next(logits_RV: Tensor, uniform_R: Tensor | None, seen_RV: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """The chosen tokens and their log-probabilities."""
-    logits_RV = logits_RV if logits_RV.dtype == torch.float64 else logits_RV.float()
-    policy_RV = logits_RV / sampling.temperature if sampling.temperature > 0 else logits_RV
-    if seen_RV is not None:
-        logits_RV = penalise(logits_RV, seen_RV, sampling.repetition_penalty)
-    if uniform_R is not None:
-        logits_RV = truncate(logits_RV / sampling.temperature, sampling)
-    tokens_R = choose(logits_RV, uniform_R)
-    return tokens_R, policy_RV.gather(1, tokens_R[:, None])[:, 0] - policy_RV.logsumexp(-1)
+        return logits_PV, cache, torch.tensor([len(prompt) for prompt in ids], device=device)
 
 
 def _seen(ids: list[list[int]], like_PV: Tensor) -> Tensor:

@@ -1,0 +1,229 @@
+"""One decoding step of the reference transformer with few and large products, in memory taken once.
+
+A step for one token a row is short, so what costs is everything but the weights: separate products for queries, keys and
+values, a fresh output for each operation (above 128 KiB the allocator maps and unmaps pages), a mask, a repeated head. Here
+queries, keys and values come from one product, gate and up from another; every operation writes into a buffer that stays;
+the residual is added inside the product (`addmm_`); queries that share a key head stand next to each other, so that no key
+is repeated; a sliding window is a slice.
+
+The weights of fused projections are copied side by side, anew at every `generate`: they are those of the model at that
+moment, however it was trained in between. That costs the memory of the q, k, v, gate and up projections once more, and
+about the time of one decoding step. An adapter on one of them is merged into the copy in float32 and float64; under
+narrower types merging would round the adapter away, and its module is called instead.
+
+Shapes: R rows, D width, H query heads, K key and value heads, G = H / K, C channels of a head, F width of the feed-forward
+layer, S tokens held, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toolkit.models.cache import KVCache
+from toolkit.models.rope import DynamicRope, LongRope
+from toolkit.models.rotary import rotation
+from toolkit.models.transformer import Attention, Block, Decoder, RMSNorm, SwiGLU, Transformer
+
+_EXACT = (torch.float32, torch.float64)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_PLAIN = (Decoder, Block, Attention, SwiGLU, RMSNorm, nn.Embedding, nn.ModuleList)
+
+
+def can_fuse(model: nn.Module) -> bool:
+    """Whether the blocks are the reference transformer's own, whole and unwatched: not sharded, wrapped, compiled or hooked.
+
+    The projections may be anything, such as an adapter beside a linear layer.
+    """
+    if not isinstance(model, Transformer) or type(model.model) is not Decoder:
+        return False
+    if type(model).forward is not Transformer.forward or type(model).hidden is not Transformer.hidden:
+        return False
+    decoder = model.model
+    weight = decoder.norm.weight
+    if weight.dtype not in (*_EXACT, torch.bfloat16, torch.float16) or torch.is_autocast_enabled(weight.device.type):
+        return False
+    blocks: list[Any] = list(decoder.layers)
+    own = [decoder, decoder.embed_tokens, decoder.layers, decoder.norm, *blocks]
+    for block in blocks:
+        if type(block) is not Block or type(block.self_attn) is not Attention or type(block.mlp) is not SwiGLU:
+            return False
+        attention, norms = block.self_attn, (block.input_layernorm, block.post_attention_layernorm)
+        own += [attention, block.mlp, *norms, *(n for n in (attention.q_norm, attention.k_norm) if n is not None)]
+    for module in own:
+        if type(module) not in _PLAIN or any(getattr(module, hooks) for hooks in _HOOKS):
+            return False
+        for parameter in module.parameters(recurse=False):
+            if type(parameter) is not nn.Parameter or (parameter.dtype, parameter.device) != (weight.dtype, weight.device):
+                return False
+    return True
+
+
+class FusedDecoder:
+    """Computes what `model(tokens, cache=cache)` does for one new token a row, faster.
+
+    No row may come to more than `positions` tokens. Only for models that `can_fuse` accepts, and until their weights change.
+
+    >>> decoder = FusedDecoder(model, positions=128)
+    >>> decoder.take(cache)                                    # rows that hold their prompts
+    >>> logits_RV = decoder.step(tokens_R, lengths_R)          # and again, until rows are dropped
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: Transformer, *, positions: int) -> None:
+        self.model = model
+        self.config = model.config
+        self.layers = [_Layer(block) for block in model.model.layers]
+        self._cos_sin: tuple[Tensor, Tensor] | None = None
+        if not isinstance(model.config.rope_scaling, DynamicRope | LongRope):  # theirs depend on the longest row
+            self._cos_sin = self._angles(torch.arange(positions, device=model.model.norm.weight.device))
+
+    def take(self, cache: KVCache) -> None:
+        """Go on with these rows: make the buffers, and the mask over what pads shorter prompts."""
+        c, held = self.config, cache.keys_BKSC[0]
+        rows, queries, keys = held.shape[0], c.num_attention_heads, c.num_key_value_heads
+        self.cache = cache
+        self._heads_RQC = held.new_empty(rows, queries + 2 * keys, c.head_dim)
+        self._turned_RQC = held.new_empty(rows, queries + keys, c.head_dim)
+        self._mixed_NGC = held.new_empty(rows * keys, queries // keys, c.head_dim)
+        self._wide_R2F = held.new_empty(rows, 2 * c.intermediate_size)
+        self._scores, self._chances = held.new_empty(2, rows * queries * cache.capacity).unbind(0)
+        self._nothing = held.new_zeros(1, 1, 1)
+        self._mask_NS: Tensor | None = None
+        if cache.documents_BS is not None:
+            padding_RS = cache.documents_BS[:, : cache.length] != cache.documents_BS[:, cache.length - 1 : cache.length]
+            mask_RS = held.new_zeros(rows, cache.capacity)
+            mask_RS[:, : cache.length].masked_fill_(padding_RS, float("-inf"))
+            self._mask_NS = mask_RS.repeat_interleave(keys, 0)
+
+    @torch.no_grad()
+    def step(self, tokens_R: Int[Tensor, "R"], positions_R: Int[Tensor, "R"]) -> Float[Tensor, "R V"]:
+        """Append one token to every row, at these positions; returns the logits of the next."""
+        decoder = self.model.model
+        self.cache.append(tokens_R[:, None], None)
+        x_RD = decoder.embed_tokens(tokens_R)
+        angles = self._angles(positions_R) if self._cos_sin is None else tuple(table[positions_R] for table in self._cos_sin)
+        for number, layer in enumerate(self.layers):
+            self._attend(x_RD, layer, number, angles)
+            wide_R2F = layer.gate_up(_norm(x_RD, layer.block.post_attention_layernorm), self._wide_R2F)
+            gate_RF, up_RF = wide_R2F.chunk(2, 1)
+            _add(x_RD, layer.block.mlp.down_proj, F.silu(gate_RF, inplace=True).mul_(up_RF))
+        return self.model.head(_norm(x_RD, decoder.norm))
+
+    def _angles(self, positions_R: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = rotation(positions_R[:, None], self.config, dtype=self.model.model.norm.weight.dtype)
+        return cos[:, 0], sin[:, 0]
+
+    def _attend(self, x_RD: Tensor, layer: _Layer, number: int, angles: tuple[Tensor, ...]) -> None:
+        c, cache, attention = self.config, self.cache, layer.block.self_attn
+        rows, queries, turned = x_RD.shape[0], c.num_attention_heads, c.num_attention_heads + c.num_key_value_heads
+        layer.query_key_value(_norm(x_RD, layer.block.input_layernorm), self._heads_RQC.view(rows, -1))
+        q_RHC, k_RKC, v_RKC = self._heads_RQC.tensor_split((queries, turned), 1)
+        if attention.q_norm is not None and attention.k_norm is not None:
+            q_RHC.copy_(_norm(q_RHC, attention.q_norm))
+            k_RKC.copy_(_norm(k_RKC, attention.k_norm))
+        _turn(self._heads_RQC[:, :turned], angles, self._turned_RQC)
+        q_RHC, k_RKC = self._turned_RQC.tensor_split((queries,), 1)
+        keys_RKSC, values_RKSC = cache.keys_BKSC[number], cache.values_BKSC[number]
+        keys_RKSC[:, :, cache.length - 1] = k_RKC
+        values_RKSC[:, :, cache.length - 1] = v_RKC
+        window = c.window(number)
+        first = 0 if window is None else max(0, cache.length - window)
+        mixed = self._mix(q_RHC, keys_RKSC, values_RKSC, slice(first, cache.length))
+        _add(x_RD, attention.o_proj, mixed.view(rows, -1))
+
+    def _mix(self, q_RHC: Tensor, keys_RKSC: Tensor, values_RKSC: Tensor, seen: slice) -> Tensor:
+        """Attention to the tokens `seen`; N = R * K key heads, each with the G queries that share it."""
+        rows, keys, _, channels = keys_RKSC.shape
+        mask_NS = None if self._mask_NS is None else self._mask_NS[:, seen]
+        if q_RHC.is_cuda or q_RHC.dtype not in _EXACT:  # on a CPU two products are faster; narrow types sum in the kernel
+            q_RKGC = q_RHC.reshape(rows, keys, -1, channels)
+            mask = None if mask_NS is None else mask_NS.unflatten(0, (rows, keys))[:, :1, None]
+            return F.scaled_dot_product_attention(
+                q_RKGC, keys_RKSC[:, :, seen], values_RKSC[:, :, seen], attn_mask=mask
+            ).contiguous()
+        q_NGC = q_RHC.reshape(rows * keys, -1, channels)
+        k_NSC, v_NSC = keys_RKSC.flatten(0, 1)[:, seen], values_RKSC.flatten(0, 1)[:, seen]
+        shape = (*q_NGC.shape[:2], k_NSC.shape[1])
+        scores, chances = (buffer[: shape[0] * shape[1] * shape[2]].view(shape) for buffer in (self._scores, self._chances))
+        start, beta = (self._nothing, 0) if mask_NS is None else (mask_NS[:, None], 1)
+        torch.baddbmm(start, q_NGC, k_NSC.transpose(1, 2), beta=beta, alpha=channels**-0.5, out=scores)
+        torch.softmax(scores, -1, out=chances)
+        return torch.bmm(chances, v_NSC, out=self._mixed_NGC)
+
+
+class _Layer:
+    """A block and the fused copies of its projections."""
+
+    def __init__(self, block: Any) -> None:
+        self.block = block
+        attention, mlp = block.self_attn, block.mlp
+        self.query_key_value = _Product((attention.q_proj, attention.k_proj, attention.v_proj))
+        self.gate_up = _Product((mlp.gate_proj, mlp.up_proj))
+
+
+class _Product:
+    """Projections of one input as one product, or, where one of them has no plain weight, each by its own module."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = modules
+        pairs = [_weight_and_bias(module) for module in modules]
+        self.weight_IO: Tensor | None = None
+        self.bias_O: Tensor | None = None
+        found = [pair for pair in pairs if pair is not None]
+        if len(found) == len(pairs):
+            self.weight_IO = torch.cat([weight for weight, _ in found]).t()
+            biases = [bias for _, bias in found]
+            if any(bias is not None for bias in biases):
+                zeros = [weight.new_zeros(weight.shape[0]) if bias is None else bias for weight, bias in found]
+                self.bias_O = torch.cat(zeros)
+
+    def __call__(self, x_RI: Tensor, out_RO: Tensor) -> Tensor:
+        if self.weight_IO is None:
+            return torch.cat([module(x_RI) for module in self.modules], 1, out=out_RO)
+        if self.bias_O is None:
+            return torch.mm(x_RI, self.weight_IO, out=out_RO)
+        return torch.addmm(self.bias_O, x_RI, self.weight_IO, out=out_RO)
+
+
+def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """What a plain layer, or one with an adapter that can be merged exactly, multiplies by; None where only a call is right."""
+    if any(getattr(module, hooks) for hooks in _HOOKS):
+        return None
+    base, merged = module, getattr(module, "merged", None)
+    if callable(merged):
+        base = getattr(module, "base", None)
+    if type(base) is not nn.Linear or any(getattr(base, hooks) for hooks in _HOOKS):
+        return None
+    if any(type(parameter) is not nn.Parameter for parameter in module.parameters()):
+        return None  # a piece of a sharded one
+    if base is module:
+        return base.weight, base.bias
+    return merged() if base.weight.dtype in _EXACT and callable(merged) else None
+
+
+def _add(x_RD: Tensor, module: nn.Module, y_RI: Tensor) -> None:
+    """x += module(y), inside the product for a plain layer without bias."""
+    pair = _weight_and_bias(module) if type(module) is nn.Linear else None
+    if pair is None or pair[1] is not None:
+        x_RD.add_(module(y_RI))
+    else:
+        x_RD.addmm_(y_RI, pair[0].t())
+
+
+def _norm(x: Tensor, norm: Any) -> Tensor:
+    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.eps)
+
+
+def _turn(x_RQC: Tensor, angles: tuple[Tensor, Tensor], out_RQC: Tensor) -> None:
+    """Rotary positions of one token a row, as `rotate` computes them, into `out_RQC`."""
+    cos, sin = angles
+    first, second = x_RQC.chunk(2, -1)
+    new_first, new_second = out_RQC.chunk(2, -1)
+    torch.mul(first, cos, out=new_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=new_second).addcmul_(first, sin)
