@@ -157,13 +157,13 @@ class Engine:
         numbers = list(range(len(streams)))
         uniform_RS = uniforms(ids, sampling).to(device) if sampling.temperature > 0 else None
         logits_PV, cache, lengths_P = self._prefill(ids, device)
-        cache = cache.select(rows_R, capacity=cache.length + sampling.max_tokens - 1)
         logits_RV, lengths_R = logits_PV[rows_R], lengths_P[rows_R]
         seen_RV = _seen(ids, logits_PV)[rows_R] if sampling.repetition_penalty != 1.0 else None
-        fused = None
-        if sampling.max_tokens > 1 and can_fuse(self.model):
-            fused = FusedDecoder(self.model, positions=cache.capacity)
-            fused.take(cache)
+        room, fused = sampling.max_tokens - 1, None
+        if room and can_fuse(self.model):
+            fused = FusedDecoder(self.model, cache, group=sampling.group, room=room)
+        else:
+            cache = cache.select(rows_R, capacity=cache.length + room)
         for step in range(sampling.max_tokens):
             uniform_R = None if uniform_RS is None else uniform_RS[:, step]
             tokens_R, log_probs_R = next_tokens(logits_RV, uniform_R, seen_RV, sampling)
@@ -179,11 +179,13 @@ class Engine:
             if 2 * len(running) <= len(numbers):
                 keep_R = torch.tensor(running, device=device)
                 numbers = [numbers[place] for place in running]
-                cache, tokens_R, lengths_R = cache.select(keep_R), tokens_R[keep_R], lengths_R[keep_R]
+                tokens_R, lengths_R = tokens_R[keep_R], lengths_R[keep_R]
                 uniform_RS = None if uniform_RS is None else uniform_RS[keep_R]
                 seen_RV = None if seen_RV is None else seen_RV[keep_R]
-                if fused is not None:
-                    fused.take(cache)
+                if fused is None:
+                    cache = cache.select(keep_R)
+                else:
+                    fused.keep(keep_R)
             if seen_RV is not None:
                 seen_RV.scatter_(1, tokens_R[:, None], True)
             if fused is not None:

@@ -2,17 +2,16 @@
 
 A step for one token a row is short, so what costs is everything but the weights: separate products for queries, keys and
 values, a fresh output for each operation (above 128 KiB the allocator maps and unmaps pages), a mask, a repeated head. Here
-queries, keys and values come from one product, gate and up from another; every operation writes into a buffer that stays;
-the residual is added inside the product (`addmm_`); queries that share a key head stand next to each other, so that no key
-is repeated; a sliding window is a slice.
+queries, keys and values come from one product, gate and up from another; every large result goes into a buffer that stays; the
+residual is added inside the product (`addmm_`); attention is that of `held.py`.
 
 The weights of fused projections are copied side by side, anew at every `generate`: they are those of the model at that
 moment, however it was trained in between. That costs the memory of the q, k, v, gate and up projections once more, and
 about the time of one decoding step. An adapter on one of them is merged into the copy in float32 and float64; under
 narrower types merging would round the adapter away, and its module is called instead.
 
-Shapes: R rows, D width, H query heads, K key and value heads, G = H / K, C channels of a head, F width of the feed-forward
-layer, S tokens held, V vocabulary.
+Shapes: R rows, D width, H query heads, K key and value heads, Q = H + K or H + 2 K, C channels of a head, F width of the
+feed-forward layer, I inputs and O outputs of a projection, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from toolkit.models.cache import KVCache
 from toolkit.models.rope import DynamicRope, LongRope
 from toolkit.models.rotary import rotation
 from toolkit.models.transformer import Attention, Block, Decoder, RMSNorm, SwiGLU, Transformer
+from toolkit.serve.held import EXACT, Held
 
-_EXACT = (torch.float32, torch.float64)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PLAIN = (Decoder, Block, Attention, SwiGLU, RMSNorm, nn.Embedding, nn.ModuleList)
 
@@ -46,7 +45,7 @@ def can_fuse(model: nn.Module) -> bool:
         return False
     decoder = model.model
     weight = decoder.norm.weight
-    if weight.dtype not in (*_EXACT, torch.bfloat16, torch.float16) or torch.is_autocast_enabled(weight.device.type):
+    if weight.dtype not in (*EXACT, torch.bfloat16, torch.float16) or torch.is_autocast_enabled(weight.device.type):
         return False
     blocks: list[Any] = list(decoder.layers)
     own = [decoder, decoder.embed_tokens, decoder.layers, decoder.norm, *blocks]
@@ -67,51 +66,47 @@ def can_fuse(model: nn.Module) -> bool:
 class FusedDecoder:
     """Computes what `model(tokens, cache=cache)` does for one new token a row, faster.
 
-    No row may come to more than `positions` tokens. Only for models that `can_fuse` accepts, and until their weights change.
+    Continues each of `prompts` `group` times by at most `room` tokens. Only for models that `can_fuse` accepts, and only
+    until their weights change.
 
-    >>> decoder = FusedDecoder(model, positions=128)
-    >>> decoder.take(cache)                                    # rows that hold their prompts
-    >>> logits_RV = decoder.step(tokens_R, lengths_R)          # and again, until rows are dropped
+    >>> decoder = FusedDecoder(model, cache, group=8, room=63)
+    >>> logits_RV = decoder.step(tokens_R, lengths_R)
     """
 
     @torch.no_grad()
-    def __init__(self, model: Transformer, *, positions: int) -> None:
+    def __init__(self, model: Transformer, prompts: KVCache, *, group: int, room: int) -> None:
         self.model = model
         self.config = model.config
         self.layers = [_Layer(block) for block in model.model.layers]
+        self._held = Held(prompts, heads=model.config.num_attention_heads, group=group, room=room)
         self._cos_sin: tuple[Tensor, Tensor] | None = None
         if not isinstance(model.config.rope_scaling, DynamicRope | LongRope):  # theirs depend on the longest row
-            self._cos_sin = self._angles(torch.arange(positions, device=model.model.norm.weight.device))
+            self._cos_sin = self._angles(torch.arange(prompts.length + room, device=model.model.norm.weight.device))
+        self._buffers()
 
-    def take(self, cache: KVCache) -> None:
-        """Go on with these rows: make the buffers, and the mask over what pads shorter prompts."""
-        c, held = self.config, cache.keys_BKSC[0]
-        rows, queries, keys = held.shape[0], c.num_attention_heads, c.num_key_value_heads
-        self.cache = cache
-        self._heads_RQC = held.new_empty(rows, queries + 2 * keys, c.head_dim)
-        self._turned_RQC = held.new_empty(rows, queries + keys, c.head_dim)
-        self._mixed_NGC = held.new_empty(rows * keys, queries // keys, c.head_dim)
-        self._wide_R2F = held.new_empty(rows, 2 * c.intermediate_size)
-        self._scores, self._chances = held.new_empty(2, rows * queries * cache.capacity).unbind(0)
-        self._nothing = held.new_zeros(1, 1, 1)
-        self._mask_NS: Tensor | None = None
-        if cache.documents_BS is not None:
-            padding_RS = cache.documents_BS[:, : cache.length] != cache.documents_BS[:, cache.length - 1 : cache.length]
-            mask_RS = held.new_zeros(rows, cache.capacity)
-            mask_RS[:, : cache.length].masked_fill_(padding_RS, float("-inf"))
-            self._mask_NS = mask_RS.repeat_interleave(keys, 0)
+    def keep(self, rows_R: Int[Tensor, "R"]) -> None:
+        """Go on with these rows alone."""
+        self._held.keep(rows_R)
+        self._buffers()
+
+    def _buffers(self) -> None:
+        c, rows, like = self.config, self._held.rows, self.model.model.norm.weight
+        queries, keys = c.num_attention_heads, c.num_key_value_heads
+        self._heads_RQC = like.new_empty(rows, queries + 2 * keys, c.head_dim)
+        self._turned_RQC = like.new_empty(rows, queries + keys, c.head_dim)
+        self._wide_RF = like.new_empty(rows, 2 * c.intermediate_size)
 
     @torch.no_grad()
     def step(self, tokens_R: Int[Tensor, "R"], positions_R: Int[Tensor, "R"]) -> Float[Tensor, "R V"]:
         """Append one token to every row, at these positions; returns the logits of the next."""
         decoder = self.model.model
-        self.cache.append(tokens_R[:, None], None)
+        self._held.grow()
         x_RD = decoder.embed_tokens(tokens_R)
         angles = self._angles(positions_R) if self._cos_sin is None else tuple(table[positions_R] for table in self._cos_sin)
         for number, layer in enumerate(self.layers):
             self._attend(x_RD, layer, number, angles)
-            wide_R2F = layer.gate_up(_norm(x_RD, layer.block.post_attention_layernorm), self._wide_R2F)
-            gate_RF, up_RF = wide_R2F.chunk(2, 1)
+            wide_RF = layer.gate_up(_norm(x_RD, layer.block.post_attention_layernorm), self._wide_RF)
+            gate_RF, up_RF = wide_RF.chunk(2, 1)
             _add(x_RD, layer.block.mlp.down_proj, F.silu(gate_RF, inplace=True).mul_(up_RF))
         return self.model.head(_norm(x_RD, decoder.norm))
 
@@ -120,41 +115,16 @@ class FusedDecoder:
         return cos[:, 0], sin[:, 0]
 
     def _attend(self, x_RD: Tensor, layer: _Layer, number: int, angles: tuple[Tensor, ...]) -> None:
-        c, cache, attention = self.config, self.cache, layer.block.self_attn
-        rows, queries, turned = x_RD.shape[0], c.num_attention_heads, c.num_attention_heads + c.num_key_value_heads
-        layer.query_key_value(_norm(x_RD, layer.block.input_layernorm), self._heads_RQC.view(rows, -1))
+        c, attention = self.config, layer.block.self_attn
+        queries, turned = c.num_attention_heads, c.num_attention_heads + c.num_key_value_heads
+        layer.query_key_value(_norm(x_RD, layer.block.input_layernorm), self._heads_RQC.flatten(1))
         q_RHC, k_RKC, v_RKC = self._heads_RQC.tensor_split((queries, turned), 1)
         if attention.q_norm is not None and attention.k_norm is not None:
             q_RHC.copy_(_norm(q_RHC, attention.q_norm))
             k_RKC.copy_(_norm(k_RKC, attention.k_norm))
         _turn(self._heads_RQC[:, :turned], angles, self._turned_RQC)
         q_RHC, k_RKC = self._turned_RQC.tensor_split((queries,), 1)
-        keys_RKSC, values_RKSC = cache.keys_BKSC[number], cache.values_BKSC[number]
-        keys_RKSC[:, :, cache.length - 1] = k_RKC
-        values_RKSC[:, :, cache.length - 1] = v_RKC
-        window = c.window(number)
-        first = 0 if window is None else max(0, cache.length - window)
-        mixed = self._mix(q_RHC, keys_RKSC, values_RKSC, slice(first, cache.length))
-        _add(x_RD, attention.o_proj, mixed.view(rows, -1))
-
-    def _mix(self, q_RHC: Tensor, keys_RKSC: Tensor, values_RKSC: Tensor, seen: slice) -> Tensor:
-        """Attention to the tokens `seen`; N = R * K key heads, each with the G queries that share it."""
-        rows, keys, _, channels = keys_RKSC.shape
-        mask_NS = None if self._mask_NS is None else self._mask_NS[:, seen]
-        if q_RHC.is_cuda or q_RHC.dtype not in _EXACT:  # on a CPU two products are faster; narrow types sum in the kernel
-            q_RKGC = q_RHC.reshape(rows, keys, -1, channels)
-            mask = None if mask_NS is None else mask_NS.unflatten(0, (rows, keys))[:, :1, None]
-            return F.scaled_dot_product_attention(
-                q_RKGC, keys_RKSC[:, :, seen], values_RKSC[:, :, seen], attn_mask=mask
-            ).contiguous()
-        q_NGC = q_RHC.reshape(rows * keys, -1, channels)
-        k_NSC, v_NSC = keys_RKSC.flatten(0, 1)[:, seen], values_RKSC.flatten(0, 1)[:, seen]
-        shape = (*q_NGC.shape[:2], k_NSC.shape[1])
-        scores, chances = (buffer[: shape[0] * shape[1] * shape[2]].view(shape) for buffer in (self._scores, self._chances))
-        start, beta = (self._nothing, 0) if mask_NS is None else (mask_NS[:, None], 1)
-        torch.baddbmm(start, q_NGC, k_NSC.transpose(1, 2), beta=beta, alpha=channels**-0.5, out=scores)
-        torch.softmax(scores, -1, out=chances)
-        return torch.bmm(chances, v_NSC, out=self._mixed_NGC)
+        _add(x_RD, attention.o_proj, self._held.attend(number, q_RHC, k_RKC, v_RKC, window=c.window(number)))
 
 
 class _Layer:
@@ -204,7 +174,7 @@ def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
         return None  # a piece of a sharded one
     if base is module:
         return base.weight, base.bias
-    return merged() if base.weight.dtype in _EXACT and callable(merged) else None
+    return merged() if base.weight.dtype in EXACT and callable(merged) else None
 
 
 def _add(x_RD: Tensor, module: nn.Module, y_RI: Tensor) -> None:
