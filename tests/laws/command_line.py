@@ -14,6 +14,7 @@ from toolkit.cli import main
 from toolkit.runs import EventWriter, current
 from toolkit.runs.files import replace_json, take_lock
 from toolkit.runs.roots import make_folder
+from toolkit.runs.series import ensure
 from toolkit.runs.state import write_holder
 
 Json = dict[str, Any]
@@ -65,8 +66,8 @@ def write_run(root: Path, name: str, *, state: str = "finished", losses: tuple[f
         events.write("metrics", {"loss": loss}, step=step)
     events.close()
     replace_json(folder / "state.json", {"name": state, "attempt": 1, "since": ended, "started": ended, "step": len(losses)})
-    for path in (folder / "launch.json",):
-        os.utime(path, (ended, ended))
+    ensure(folder)
+    os.utime(folder / "launch.json", (ended, ended))
     return folder
 
 

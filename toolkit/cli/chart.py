@@ -78,7 +78,12 @@ def _framed(lines: list[str], scale: Scale | None, columns: int) -> list[str]:
         return [f"{'':{LABEL}} {line}" for line in lines] + [f"{'':{LABEL}} {'nothing yet':{columns}}"[: columns + LABEL + 1]]
     first, last, low, high = scale
     labels = [""] * len(lines)
-    labels[-1], labels[0] = f"{low:.4g}", f"{high:.4g}"
+    labels[-1], labels[0] = _label(low), _label(high)
     left, right = f"{first:g}", f"{last:g}"
     below = f"{left}{right:>{max(1, columns - len(left))}}" if last > first else left.ljust(columns)
     return [f"{label:>{LABEL}} {line}" for label, line in zip(labels, lines)] + [f"{'':{LABEL}} {below[:columns]}"]
+
+
+def _label(value: float) -> str:
+    text = f"{value:.4g}"
+    return text if len(text) <= LABEL else f"{value:.1e}"

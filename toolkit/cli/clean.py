@@ -69,23 +69,25 @@ def _clean(chosen: argparse.Namespace) -> int:
     for each, ended in processes:
         what = ("ended" if ended else "could not be ended") if chosen.yes else "would be ended"
         print(f"Process {each.pid} of run {each.run}: {each.reason}; {what}")
-    if runs:
-        rows = [(each.folder.name, each.state, age(each.age), size(each.bytes), f"{what}{why}") for each, (what, why) in runs]
+    shown = [(each, what, why) for each, (what, why) in runs if what != "stays" or not each.kept]
+    if shown:
+        rows = [(each.folder.name, each.state, age(each.age), size(each.bytes), f"{what}{why}") for each, what, why in shown]
         print_table([("run", "state", "ended", "size", ""), *rows])
     count = sum(what in ("removed", "would remove") for _, (what, _) in runs)
-    _conclude(count, len(processes), freed, done=chosen.yes, asked=choice.chooses, seen=len(runs))
+    _conclude(count, len(processes), freed, done=chosen.yes, asked=choice.chooses, stay=len(runs) - count)
     return 0
 
 
-def _conclude(runs: int, processes: int, freed: int, *, done: bool, asked: bool, seen: int) -> None:
+def _conclude(runs: int, processes: int, freed: int, *, done: bool, asked: bool, stay: int) -> None:
+    rest = f" {stay} run{'s' * (stay != 1)} stay{'s' * (stay == 1)}." if stay else ""
     what = f"{runs} run{'s' * (runs != 1)} ({size(freed)}) and {processes} process{'es' * (processes != 1)}"
     if done:
-        print(f"Removed {what}." if runs or processes else "Nothing to clean up.")
+        print((f"Removed {what}." if runs or processes else "Nothing to clean up.") + rest)
     elif runs or processes:
-        print(f"Would remove {what}. Nothing was done yet: the same with --yes does it.")
+        print(f"Would remove {what}. Nothing was done yet: the same with --yes does it.{rest}")
     else:
-        how = f" Say which runs may go: {program()} runs clean --older 30d" if seen and not asked else ""
-        print(f"Nothing to clean up.{how}")
+        how = f" Say which may go: {program()} runs clean --older 30d" if stay and not asked else ""
+        print(f"Nothing to clean up.{rest}{how}")
 
 
 def _removed(found: Candidate, really: bool) -> tuple[str, str]:

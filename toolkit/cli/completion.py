@@ -76,6 +76,8 @@ class _Place:
         """The option whose value comes next."""
         self.position = 0
         """How many positional arguments of this parser were passed."""
+        self.lost = False
+        """Whether a word stood where only commands may."""
 
     def pass_over(self, word: str) -> None:
         """Go on behind one word."""
@@ -90,6 +92,7 @@ class _Place:
                 self.parser, self.position = below[word], 0
             else:
                 self.position += 1
+                self.lost |= bool(below)
 
     def options(self) -> tuple[str, list[Word]]:
         """The flags of this parser."""
@@ -100,6 +103,8 @@ class _Place:
     def values(self, typed: Sequence[str]) -> tuple[str, list[Word]]:
         """What the next value, command or positional argument may be."""
         below = _subparsers(self.parser)
+        if self.lost:
+            return "word", []
         if self.waiting is None and below:
             helps = {choice.dest: choice.help for group in self.parser._actions if isinstance(group, argparse._SubParsersAction)
                      for choice in group._choices_actions}  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ POINTS = 1000
 CHARTS = (("loss", "loss", "cyan"), ("eval_loss", "held-out loss", "green"), ("lr", "learning rate", "yellow"),
           ("tokens_per_second", "tokens a second", "magenta"))  # fmt: skip
 COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red", "lost": "red", "paused": "yellow"}
+SAID = 6.0
+"""Seconds that the answer to a key is shown."""
 SMALLEST = 5
 """Lines of the smallest chart, its title included."""
 
@@ -55,17 +58,17 @@ def show(watch: Watch, console: Console | None = None) -> bool:
     from rich.live import Live
 
     console = console or Console(highlight=False)
-    said, lines, final = "", [], False
+    said, until, lines, final = "", 0.0, [], False
     with keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         while not final:
             state, events = watch.poll()
             lines = (lines + [line for event in events for line in (told(event) or "").splitlines()])[-3:]
-            live.update(_picture(watch, state, console, lines, said), refresh=True)
+            live.update(_picture(watch, state, console, lines, said if time.monotonic() < until else ""), refresh=True)
             final = state.final
             for key in () if final else pressed(MOMENT):
                 if key == "q":
                     return False
-                said = press(watch.run, key) or said
+                said, until = press(watch.run, key), time.monotonic() + SAID
     console.print(_picture(watch, state, console, lines, None))
     return True
 
@@ -93,8 +96,6 @@ def keys() -> Iterator[Callable[[float], str]]:
         descriptor = sys.stdin.fileno()
         before = termios.tcgetattr(descriptor)
     except (OSError, ValueError, termios.error):
-        import time
-
         yield lambda seconds: time.sleep(seconds) or ""
         return
 
@@ -119,7 +120,8 @@ def _picture(watch: Watch, state: State, console: Console, lines: list[str], sai
     foot = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in lines]
     if said is not None:
         help_ = "  ".join(["q quit", *(f"{key} {what.help}" for key, what in KEYS.items())])
-        foot += [Text(said or help_, style="bold" if said else "dim", no_wrap=True, overflow="ellipsis")]
+        both = ((said, "bold"), (help_, "dim"))
+        foot += [Text(text, style=style, no_wrap=True, overflow="ellipsis") for text, style in both if text]
     room = height - len(head) - len(foot) - (said is None)
     return Group(*head, *_charts(watch.run, width, room), *foot)
 
