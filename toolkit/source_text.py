@@ -68,13 +68,14 @@ def _unique(pairs: list[tuple[str, Any]], path: str) -> dict[str, Any]:
     return found
 
 
-def source(value: Any) -> str:
+def source(value: Any, *, brief: bool = False) -> str:
     """Runnable source text of a value: import lines, an empty line and the expression.
 
     A name comes from the outermost package that offers it; a name that two classes share is imported under an alias.
+    With `brief`, fields that hold their default are left out: easier to read, but it follows when a default changes.
     """
     names: dict[type, str] = {}
-    expression = _text(value, names)
+    expression = _text(value, names, brief)
     imported: dict[str, list[str]] = {}
     for type_, name in names.items():
         if not is_notebook_class(type_):
@@ -84,6 +85,12 @@ def source(value: Any) -> str:
     return "\n".join([*lines, *([""] if lines else []), expression, ""])
 
 
+def _is_default(value: Any, field: dataclasses.Field[Any]) -> bool:
+    made = field.default_factory is not dataclasses.MISSING
+    default = field.default_factory() if made else field.default
+    return default is not dataclasses.MISSING and repr(getattr(value, field.name)) == repr(default)
+
+
 def _public_module(type_: type) -> str:
     parts = type_.__module__.split(".")
     modules = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
@@ -91,20 +98,21 @@ def _public_module(type_: type) -> str:
     return [*offering, type_.__module__][0]
 
 
-def _text(value: Any, names: dict[type, str]) -> str:
+def _text(value: Any, names: dict[type, str], brief: bool) -> str:
     """Expression of `value`, one line where it fits, else one item a line; adds the classes it meets to `names`."""
     if is_value_class(type(value)):
         type_ = type(value)
         if type_ not in names:
             same = sum(other.__name__ == type_.__name__ for other in names)
             names[type_] = f"{type_.__name__}_{same + 1}" if same else type_.__name__
-        items = [f"{field.name}={_text(getattr(value, field.name), names)}" for field in dataclasses.fields(value)]
+        fields = [field for field in dataclasses.fields(value) if not (brief and _is_default(value, field))]
+        items = [f"{field.name}={_text(getattr(value, field.name), names, brief)}" for field in fields]
         opening, closing = f"{names[type_]}(", ")"
     elif isinstance(value, Mapping):
-        items = [f"{pattern!r}: {_text(item, names)}" for pattern, item in value.items()]
+        items = [f"{pattern!r}: {_text(item, names, brief)}" for pattern, item in value.items()]
         opening, closing = "{", "}"
     elif isinstance(value, tuple):
-        items, opening, closing = [_text(item, names) for item in value], "(", ",)" if len(value) == 1 else ")"
+        items, opening, closing = [_text(item, names, brief) for item in value], "(", ",)" if len(value) == 1 else ")"
     else:
         infinite = isinstance(value, float) and not math.isfinite(value)
         return repr(NON_FINITE[float.__repr__(value)] if infinite else value)

@@ -58,8 +58,10 @@ class Twin:
         self._shown = (html, text)
 
 
-def twin_html(title: str, summary: str, svg: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The twin as HTML of plain elements: summary, picture with the summary as its alternative text, table.
+def twin_html(
+    title: str, summary: str, svg: str, columns: Sequence[str], rows: Sequence[Sequence[str]], code: str = ""
+) -> str:
+    """The twin as HTML of plain elements: summary, picture with the summary as its alternative text, table, code.
 
     Every text is escaped here; `svg` is the text of `picture`, or empty.
     """
@@ -71,7 +73,8 @@ def twin_html(title: str, summary: str, svg: str, columns: Sequence[str], rows: 
         for row in rows
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
-    return f'<div class="sb-twin"><p><strong>{escape(title)}</strong> {escape(summary)}</p>{image}{table}</div>'
+    block = f"<pre><code>{escape(code)}</code></pre>" if code else ""
+    return f'<div class="sb-twin"><p><strong>{escape(title)}</strong> {escape(summary)}</p>{image}{table}{block}</div>'
 
 
 def picture(groups: Sequence[Mapping[str, Any]], series: Series, marks: Sequence[int] = ()) -> str:

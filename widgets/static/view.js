@@ -99,17 +99,25 @@ export function followTheme(root, changed) {
   };
 }
 
-/** Single keys for actions while the focus is inside `root`, but in no field: { p: pause }. Returns a function that ends it.
+/** Keys for actions while the focus is inside `root`: { p: pause, "Control+z": undo }. Returns a function that ends it.
  *
- * JupyterLab's own shortcuts take plain keys too; they are held off inside `root`, while Ctrl, Alt and Meta chords
- * and Escape stay with the application.
+ * In a text field single keys are text; chords work everywhere inside, Command as Control. JupyterLab's own shortcuts take
+ * plain keys too; they and the chords used here are held off inside `root`, the other chords and Escape stay with it.
  */
 export function followKeys(root, actions) {
-  const isPlain = (event) => !(event.ctrlKey || event.metaKey || event.altKey || event.key === "Escape");
-  const guard = (event) => root.toggleAttribute("data-lm-suppress-shortcuts", isPlain(event));
-  const isTyping = (event) => event.target.closest("input:not([type=checkbox]), select, textarea, [contenteditable]") !== null;
+  const isChord = (event) => event.ctrlKey || event.metaKey || event.altKey;
+  const find = (event) => {
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (!isChord(event)) return isTyping(event.target) ? null : actions[key];
+    const parts = [(event.ctrlKey || event.metaKey) && "Control", event.altKey && "Alt", event.shiftKey && "Shift", key];
+    return actions[parts.filter(Boolean).join("+")];
+  };
+  const guard = (event) => {
+    const holds = isChord(event) ? Boolean(find(event)) : event.key !== "Escape";
+    root.toggleAttribute("data-lm-suppress-shortcuts", holds);
+  };
   const press = (event) => {
-    const action = isPlain(event) && !isTyping(event) && actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    const action = event.key !== "Escape" && find(event);
     if (action && action(event) !== false) event.preventDefault();
   };
   window.addEventListener("keydown", guard, true);
@@ -120,22 +128,42 @@ export function followKeys(root, actions) {
   };
 }
 
+/** Whether a key pressed at `node` is text or a choice there. */
+function isTyping(node) {
+  return node instanceof Element && node.matches("textarea, select, [contenteditable], input:not([type=checkbox], [type=radio], [type=range])");
+}
+
+/** What the keys do, behind a button: { node, opener, toggle }; give `toggle` to the key "?". `keys` is [[key, what it does], ...]. */
+export function keyHelp(keys) {
+  const rows = keys.flatMap(([key, text]) => [element("dt", {}, ...key.split(" ").map((one) => element("kbd", {}, one))), element("dd", {}, text)]);
+  const node = element("dl", { class: "sb-keys", hidden: true }, ...rows);
+  const toggle = () => {
+    show(node, node.hidden);
+    opener.node.setAttribute("aria-expanded", String(!node.hidden));
+  };
+  const opener = button("Keys", "?", toggle);
+  opener.set({ enabled: true, title: "What the keys do." });
+  opener.node.setAttribute("aria-expanded", "false");
+  return { node, opener, toggle };
+}
+
 /** A region read out by screen readers: { node, say }. The same text twice in a row is said once. */
 export function announcer() {
   const node = element("p", { class: "sb-unseen", "aria-live": "polite", role: "status" });
   return { node, say: (text) => write(node, text) };
 }
 
-/** A button that stays focusable while it cannot be used: { node, set({ label, enabled, title }) }. */
+/** A button that stays focusable while it cannot be used: { node, set({ label, enabled, title }), press }. `key` may be null. */
 export function button(label, key, act) {
-  const node = element("button", { type: "button", class: "sb-button", "aria-keyshortcuts": key.toUpperCase() }, label);
+  const shortcut = key && (key.length === 1 ? key.toUpperCase() : key);
+  const node = element("button", { type: "button", class: "sb-button", "aria-keyshortcuts": shortcut, title: shortcut && `Key: ${shortcut}` }, label);
   const enabled = () => node.getAttribute("aria-disabled") !== "true";
   const press = () => enabled() && act();
   node.addEventListener("click", press);
   const set = ({ label: text = label, enabled: usable, title = "" }) => {
     write(node, text);
     node.setAttribute("aria-disabled", String(!usable));
-    node.title = [title, `Key: ${key.toUpperCase()}`].filter(Boolean).join(" ");
+    node.title = [title, shortcut && `Key: ${shortcut}`].filter(Boolean).join(" ");
   };
   return { node, set, press };
 }
@@ -213,6 +241,25 @@ export function followNews(model, event, isDue, tell) {
     model.off(event, heard);
     model.off("comm_live_update", lost);
   };
+}
+
+/** Tell whether the view's kernel is gone, now and when that changes: `tell(gone)`. Returns a function that ends it. */
+export function followKernel(model, el, tell) {
+  const look = () => setTimeout(() => tell(el.closest(".jupyter-widgets-disconnected") !== null));
+  model.on("comm_live_update", look);
+  look();
+  return () => model.off("comm_live_update", look);
+}
+
+/** Put text on the clipboard; where the page may not, select it in `node`. Returns whether it was copied. */
+export async function copyText(text, node) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    getSelection().selectAllChildren(node);
+    return false;
+  }
 }
 
 /** Call `draw` at most once a frame, however often the returned function is called. */
