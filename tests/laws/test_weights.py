@@ -6,7 +6,6 @@ import shutil
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from tests.laws.test_models import SHAPES, built, every_shape
 from toolkit.models import Tokenizer, Transformer, load_model, load_tokenizer, model_files, resolve_dtype, save_model
-from toolkit.models.gguf_file import uninterleave
 from toolkit.models.storage import build_once, verify
 
 
@@ -140,12 +138,6 @@ def test_the_converted_folder_is_whole_and_checked(tmp_path):
     (copy / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"config\.json differs from the sha256"):
         verify(copy)
-
-
-def test_interleaved_rows_are_put_back():
-    weight = torch.arange(2 * 8 * 3.0).view(16, 3)
-    stored = weight.view(2, 2, 4, 3).transpose(1, 2).reshape(16, 3)  # how the file's writer interleaves two halves
-    assert np.array_equal(uninterleave(stored.numpy(), 2), weight.numpy())
 
 
 def test_a_folder_is_built_once_or_not_at_all(tmp_path):

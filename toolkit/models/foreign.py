@@ -135,9 +135,10 @@ def load_foreign(folder: Path, dtype: torch.dtype, device: torch.device) -> Fore
     try:
         if device.type == "meta":
             config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            with device:
-                return wrap(transformers.AutoModelForCausalLM.from_config(config, dtype=dtype))
-        hub = transformers.AutoModelForCausalLM.from_pretrained(
+            with torch.device("meta"):
+                built: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+            return wrap(built)
+        hub: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
         )
     except (ValueError, OSError, RuntimeError, KeyError) as error:

@@ -154,8 +154,9 @@ def _shortest(number: float) -> float:
 
 def _scaling(header: GGUFHeader, family: str, context: int) -> RopeScaling | None:
     if _ROPE_FACTORS in header.tensors:  # Llama 3's stretch is stored as one divisor for each frequency
-        factors = tuple(_rows(header, header.tensors[_ROPE_FACTORS], 0, 1)[0].tolist())
-        return LongRope(short_factors=factors, long_factors=factors, original_context=context, attention_factor=1.0)
+        factors = header.tensors[_ROPE_FACTORS]
+        divisors = tuple(_rows(header, factors, 0, factors.shape[0])[:, 0].tolist())
+        return LongRope(short_factors=divisors, long_factors=divisors, original_context=context, attention_factor=1.0)
     kind = header.get(f"{family}.rope.scaling.type", "none")
     if kind == "none":
         return None
@@ -228,11 +229,11 @@ def _chunks(header: GGUFHeader, tensor: GGUFTensor, config: TransformerConfig) -
     part = tensor.name.split(".")[-2]
     interleaved = header["general.architecture"] in _INTERLEAVED and part in ("attn_q", "attn_k")
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}[part] if interleaved else 0
-    rows = tensor.shape[0] if len(tensor.shape) > 1 or interleaved else 1
-    step = max(1, _CHUNK // max(1, math.prod(tensor.shape) // rows))
+    rows = tensor.shape[0]
     if interleaved:
         yield uninterleave(_rows(header, tensor, 0, rows), heads)
         return
+    step = max(1, _CHUNK * rows // math.prod(tensor.shape))
     for first in range(0, rows, step):
         yield _rows(header, tensor, first, min(first + step, rows))
 
@@ -244,11 +245,10 @@ def uninterleave(weight_OI: np.ndarray, num_heads: int) -> np.ndarray:
 
 
 def _rows(header: GGUFHeader, tensor: GGUFTensor, first: int, last: int) -> np.ndarray:
-    """Rows `first` to `last` as float32; a vector is one row, or as many as `last` says."""
+    """Rows `first` to `last` as float32; each number of a vector is a row."""
     from gguf import dequantize
     from gguf.constants import GGMLQuantizationType
 
-    rows = tensor.shape[0] if len(tensor.shape) > 1 else last
-    width = tensor.size // rows
+    width = tensor.size // tensor.shape[0]  # no quantised block reaches into the next row
     raw = np.memmap(header.path, np.uint8, "r", tensor.offset + first * width, ((last - first), width))
     return np.array(dequantize(raw, GGMLQuantizationType(tensor.kind)), np.float32)

@@ -128,7 +128,7 @@ def _windows(data: dict[str, Any], family: str, where: str) -> tuple[int | None,
     window = data.get("sliding_window")
     if family == "llama" or window is None:
         return None, None
-    kinds = data.get("layer_types")
+    kinds: list[LayerType] | None = data.get("layer_types")
     if family == "mistral":
         if kinds and "full_attention" in kinds:
             raise ValueError(f"{where}: layer_types of a mistral model must all be 'sliding_attention' beside sliding_window")

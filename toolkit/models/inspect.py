@@ -163,9 +163,9 @@ def native_config(data: Mapping[str, Any], folder: Path | str) -> TransformerCon
     if spec is None or spec.origin is None:
         raise ValueError(f"{where}: model_type {family!r} is not one of {ours}; pip install transformers to train it")
     if not (Path(spec.origin).parent / "models" / str(family).replace("-", "_")).is_dir():
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+        from transformers import CONFIG_MAPPING
 
-        if family not in CONFIG_MAPPING_NAMES:
+        if family not in CONFIG_MAPPING:
             raise ValueError(f"{where}: model_type {family!r} is not one of {ours}, and the installed transformers lacks it too")
     return None
 

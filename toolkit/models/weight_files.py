@@ -148,13 +148,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(entry: Any, where: str) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    damaged = ValueError(f"{where} has a damaged entry in the header; fetch the file again")
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        sound = dtype in _BITS and all(type(number) is int and number >= 0 for number in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
-        sound = False
-    if not sound:
-        raise ValueError(f"{where} has a damaged entry in the header; fetch the file again")
+        raise damaged from None
+    if dtype not in _BITS or not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise damaged
     if (end - begin) * 8 != math.prod(shape) * _BITS[dtype]:
         raise ValueError(f"{where} has the shape {shape} in {dtype}, but {end - begin} bytes; fetch the file again")
     return dtype, shape, (begin, end)
