@@ -26,8 +26,9 @@ from toolkit.data import (
     pack,
     save,
 )
-from toolkit.data.packing import cut, encode
+from toolkit.data.encoding import encode
 from toolkit.data.reading import split
+from toolkit.data.row_files import rows_of
 from toolkit.models import load_tokenizer
 from toolkit.values import dump, load, parse, source
 
@@ -49,6 +50,13 @@ def packed_rows(num_rows: int, context: int = 4) -> Packed:
     first = np.arange(num_rows, dtype=np.int32)[:, None] * 1000
     tokens = first + np.arange(context, dtype=np.int32)
     return Packed(tokens_NT=tokens, targets_NT=tokens + 1, documents_NT=np.zeros_like(tokens))
+
+
+def cut(found: list[Document], context: int, chunk: int = 5) -> Packed:
+    """Packed rows, from chunks of documents."""
+    chunks = (encode(found[first : first + chunk], BYTES) for first in range(0, len(found), chunk))
+    arrays = [np.concatenate(parts) for parts in zip(*rows_of(chunks, context=context, end=END), strict=True)]
+    return Packed(tokens_NT=arrays[0], targets_NT=arrays[1], documents_NT=arrays[2])
 
 
 # ---- where text comes from
@@ -171,7 +179,7 @@ def test_data_sets_of_the_datasets_library_go_in_and_out():
 
 @given(some_documents, st.integers(2, 9))
 def test_nothing_is_lost_and_targets_are_the_next_tokens(found, context):
-    packed = cut(*encode(found, BYTES), context=context, end=END)
+    packed = cut(found, context)
     flat = [packed.tokens_NT.ravel(), packed.targets_NT.ravel()]
     want_tokens, want_targets = [], []
     for prompt, text in found:
@@ -187,7 +195,7 @@ def test_nothing_is_lost_and_targets_are_the_next_tokens(found, context):
 
 @given(some_documents, st.integers(2, 9))
 def test_document_numbers_change_where_documents_do(found, context):
-    packed = cut(*encode(found, BYTES), context=context, end=END)
+    packed = cut(found, context)
     lengths = [len((prompt + text).encode()) + 1 for prompt, text in found]
     rest = packed.tokens_NT.size - sum(lengths)
     numbers = np.repeat(np.arange(len(lengths) + 1), [*lengths, rest]).reshape(-1, context)

@@ -40,6 +40,7 @@ TAGGED = (
 )
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 
+SHAPES = ("smollm2", "llama", "mistral", "qwen", "tagged", "plain")
 ANSWERS = [" It is 4 \u2014 of course, naïve one.", "Five."]
 MESSAGES = [
     {"role": "system", "content": "Be brief."},
@@ -71,7 +72,7 @@ def theirs(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
-@pytest.mark.parametrize("template", [None, LLAMA, MISTRAL, QWEN, TAGGED, PLAIN], ids="smollm2 llama mistral qwen tagged plain".split())
+@pytest.mark.parametrize("template", [None, LLAMA, MISTRAL, QWEN, TAGGED, PLAIN], ids=SHAPES)
 @pytest.mark.parametrize("prompt", [False, True], ids=["whole", "asked"])
 def test_text_and_ids_are_those_of_transformers(template, prompt, smollm2):
     tokenizer = smollm2 if template is None else with_template(template, smollm2)
@@ -103,7 +104,7 @@ def test_marked_answers_are_those_of_transformers(smollm2):
         (TAGGED, [f"{ANSWERS[0]}<|eot|>", f"{ANSWERS[1]}<|eot|>"]),
         (PLAIN, [f" {ANSWERS[0]}", f" {ANSWERS[1]}", "<|im_end|>"]),
     ],
-    ids="smollm2 llama mistral qwen tagged plain".split(),
+    ids=SHAPES,
 )
 def test_answers_with_their_end_tokens_are_learned_and_nothing_else(template, said, smollm2):
     tokenizer = smollm2 if template is None else with_template(template, smollm2)

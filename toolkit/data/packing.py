@@ -2,14 +2,13 @@
 
 The tokens of all documents stand one after the other, each document ended by the end token, and are cut every `context`
 tokens. The target of a token is the token after it in its document, also across a cut.
-Shapes: N rows, T tokens a row (the context), M tokens in all.
+Shapes: N rows, T tokens a row (the context).
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +17,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from toolkit.data.sources import Document
-from toolkit.models.storage import build_once, cache_folder, say
+from toolkit.data.encoding import Encoded, encode_chunks, in_chunks
+from toolkit.data.reading import Documents
+from toolkit.data.row_files import IGNORED, read_rows, rows_of, write_rows
+from toolkit.data.sources import Text
+from toolkit.models.storage import build_once, cache_folder
 from toolkit.models.tokenizer import Tokenizer
 
-IGNORED = -100
-"""Target of a position that carries no loss."""
-_PACKER = 1  # part of the cache key: raise it when pack() writes something else
-_CHUNK = 2048  # documents encoded at once
+__all__ = ["IGNORED", "Packed", "pack"]
+
+_PACKER = 2  # part of the cache key: raise it when pack() writes something else
+_TOGETHER = 64  # documents read at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,11 +66,13 @@ class Packed:
         }
 
 
-def pack(documents: Sequence[Document], tokenizer: Tokenizer, context: int, seed: int = 0) -> Packed:
+def pack(documents: Sequence[Text], tokenizer: Tokenizer, context: int, seed: int = 0) -> Packed:
     """Tokenise and pack, once: the result is kept in the user's cache under a hash of everything that it depends on.
 
-    `seed` shuffles the documents. The last row is filled up with end tokens that carry no loss. Raises ValueError for no
-    documents, or a context below 2.
+    `seed` shuffles the documents. The last row is filled up with end tokens that carry no loss. Documents are read, tokenised
+    and written in chunks, and rows are mapped from the files, so neither has to fit into memory. Raises ValueError for no
+    documents, for nothing to learn in any of them, a conversation that the chat template refuses, or a context below 2;
+    OSError when the disk is full.
 
     >>> packed = pack(documents(Manual())[0], load_tokenizer("smollm2-135m"), context=256)
     >>> packed.context
@@ -76,76 +80,47 @@ def pack(documents: Sequence[Document], tokenizer: Tokenizer, context: int, seed
     """
     if context < 2:
         raise ValueError(f"pack: context={context} must be at least 2 tokens")
-    if not documents:
+    texts = Documents.of(documents)
+    if not texts:
         raise ValueError("pack: there are no documents")
-    digest = hashlib.sha256(f"{_PACKER} {tokenizer.fingerprint} {context} {seed}".encode())
-    for part in (part for document in documents for part in document):
-        data = part.encode()
-        digest.update(len(data).to_bytes(8, "big") + data)
+    key = pack_key(tokenizer, context, seed, texts.fingerprint)
 
     def build(folder: Path) -> None:
-        order = np.random.default_rng(seed).permutation(len(documents))
-        tokens_M, starts_M, learned_M = encode([documents[i] for i in order], tokenizer)
-        packed = cut(tokens_M, starts_M, learned_M, context=context, end=tokenizer.eos_id)
-        for name in ("tokens_NT", "targets_NT", "documents_NT"):
-            np.save(folder / f"{name}.npy", getattr(packed, name))
+        order = np.random.default_rng(seed).permutation(len(texts))
+        build_rows(folder, in_chunks(_in_order(texts, order)), len(texts), tokenizer, context)
 
-    folder = build_once(cache_folder("data") / f"packed-{digest.hexdigest()[:16]}", build)
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens_NT", "targets_NT", "documents_NT")}
-    return Packed(**arrays)
+    folder = build_once(cache_folder("data") / f"packed-{key}", build)
+    tokens_NT, targets_NT, documents_NT = read_rows(folder)
+    return Packed(tokens_NT=tokens_NT, targets_NT=targets_NT, documents_NT=documents_NT)
 
 
-def encode(
-    documents: Sequence[Document], tokenizer: Tokenizer
-) -> tuple[Int[np.ndarray, "M"], Int[np.ndarray, "M"], Int[np.ndarray, "M"]]:
-    """All tokens; 1 where a document starts; 1 where a token is to be learned (not in a prompt).
-
-    A document starts as the tokenizer starts one (with a start token, where it has one) and ends with its end token.
-    """
-    parts: list[list[int]] = []
-    lengths: list[tuple[int, int]] = []
-    began = spoke = time.monotonic()
-    for first in range(0, len(documents), _CHUNK):
-        chunk = documents[first : first + _CHUNK]
-        prompts = tokenizer.encode_batch([document.prompt for document in chunk], special=True)
-        texts = tokenizer.encode_batch([document.text for document in chunk])
-        for prompt, text in zip(prompts, texts, strict=True):
-            parts += (prompt, text)
-            lengths.append((len(prompt), len(text) + 1))
-        if time.monotonic() - spoke > 2.0:
-            spoke = time.monotonic()
-            say(f"tokenised {first + len(chunk)} of {len(documents)} documents in {spoke - began:.0f} s")
-    sizes_D2 = np.array(lengths)
-    ends_D = sizes_D2.sum(1).cumsum()
-    tokens_M = np.full(ends_D[-1], tokenizer.eos_id, dtype=np.int32)
-    inside_M = np.ones(len(tokens_M), dtype=bool)
-    inside_M[ends_D - 1] = False
-    tokens_M[inside_M] = np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
-    starts_M = np.zeros(len(tokens_M), dtype=np.int32)
-    starts_M[0] = 1
-    starts_M[ends_D[:-1]] = 1
-    learned_M = np.repeat(np.tile([0, 1], len(lengths)), sizes_D2.ravel())
-    return tokens_M, starts_M, learned_M
+def pack_key(*parts: object) -> str:
+    """Name of what is packed, from everything that it depends on; a tokenizer counts with its chat template."""
+    digest = hashlib.sha256(str(_PACKER).encode())
+    for part in parts:
+        if isinstance(part, Tokenizer):
+            part = f"{part.fingerprint} {part.settings.get('chat_template')}"
+        digest.update(f" {part}".encode())
+    return digest.hexdigest()[:16]
 
 
-def cut(
-    tokens_M: Int[np.ndarray, "M"],
-    starts_M: Int[np.ndarray, "M"],
-    learned_M: Int[np.ndarray, "M"],
-    *,
-    context: int,
-    end: int,
-) -> Packed:
-    """Rows of `context` tokens, in int32; the last is filled up with `end`, as a document of its own."""
-    targets_M = np.full(len(tokens_M), IGNORED, dtype=np.int32)
-    carries = (starts_M[1:] == 0) & (learned_M[1:] == 1)
-    targets_M[:-1][carries] = tokens_M[1:][carries]
-    missing = -len(tokens_M) % context
-    padding = np.zeros(missing, dtype=np.int32)
-    padding[:1] = 1
-    documents_NT = np.concatenate([starts_M, padding]).cumsum().reshape(-1, context)
-    return Packed(
-        tokens_NT=np.pad(tokens_M, (0, missing), constant_values=end).reshape(-1, context).astype(np.int32),
-        targets_NT=np.pad(targets_M, (0, missing), constant_values=IGNORED).reshape(-1, context),
-        documents_NT=(documents_NT - documents_NT[:, :1]).astype(np.int32),
-    )
+def build_rows(
+    folder: Path, chunks: Iterator[list[Text]], num_documents: int, tokenizer: Tokenizer, context: int
+) -> None:
+    """Write the packed rows of some documents. Raises ValueError when there is nothing to learn in any of them."""
+    said = 0
+
+    def counted() -> Iterator[Encoded]:
+        nonlocal said
+        for chunk in encode_chunks(chunks, num_documents, tokenizer):
+            said += chunk.num_said
+            yield chunk
+
+    write_rows(folder, rows_of(counted(), context=context, end=tokenizer.eos_id), context)
+    if not said:
+        raise ValueError(f"pack: nothing to learn: the texts or answers of all {num_documents} documents are empty")
+
+
+def _in_order(texts: Documents, order_D: Int[np.ndarray, "D"]) -> Iterator[Text]:
+    for first in range(0, len(order_D), _TOGETHER):
+        yield from texts.take(order_D[first : first + _TOGETHER])

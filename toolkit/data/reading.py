@@ -148,8 +148,7 @@ def _survey(texts: Table) -> tuple[UInt8[np.ndarray, "D 32"], list[Text] | None]
 
 
 def _digest(text: Text) -> bytes:
-    *head, tail = text
-    prompt = "".join(head)
+    prompt, tail = text if isinstance(text, Document) else ("chat", *text)
     return hashlib.sha256(f"{len(prompt)}:{prompt}{tail}".encode()).digest()
 
 

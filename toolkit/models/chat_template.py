@@ -8,7 +8,6 @@ conversation before it, with the prompt for an answer, ends, and it ends with th
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -127,7 +126,7 @@ def _begin(text: str, number: int, text_of: Callable[[int, bool], str]) -> int:
     if text.startswith(asked):
         return len(asked)
     # The prompt for an answer may hold more than is kept of it later, such as the start of a thought.
-    begin = len(os.path.commonprefix([text, asked]))
+    begin = next((at for at, (a, b) in enumerate(zip(text, asked)) if a != b), min(len(text), len(asked)))
     if begin < len(text_of(number, False)):
         raise ValueError(
             f"the chat template writes what stands before message {number} otherwise once it is answered, so the answer "
