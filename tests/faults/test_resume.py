@@ -1,20 +1,20 @@
 """A run is killed again and again and ends as if nothing had happened."""
 
 import json
-import os
 import random
-import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.faults import chain
 from toolkit.adapters import LoRA
 from toolkit.data import Manual
 from toolkit.launch import Local, launch
 from toolkit.parallel import Plan
 from toolkit.recipes import FineTune
-from toolkit.runs import Run, RunFailed
+from toolkit.runs import Run
 
 TRAINED = "tests.faults.work:slow_model"
 PATIENCE = 120.0
@@ -48,31 +48,35 @@ def until_step(run: Run, step: int) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, faults: int) -> Run:
-    run = launch(recipe(steps=steps_for(faults)), on=Local(), root=tmp_path_factory.mktemp("undisturbed"))
-    assert run.wait(PATIENCE).state == "finished"
+    run = launch(chain.recipe(faults, paced=False), on=Local(), root=tmp_path_factory.mktemp("undisturbed"))
+    assert run.wait(chain.PATIENCE * 3).state == "finished"
     return run
 
 
-def test_killed_workers_change_nothing(undisturbed: Run, tmp_path: Path, faults: int) -> None:
-    """SIGKILL to a random rank at a random moment, `faults` times; every loss is bit for bit that of an undisturbed run."""
-    chance = random.Random(7)
-    run = launch(recipe(steps=steps_for(faults)), on=Local(), root=tmp_path)
-    for kill in range(faults):
-        until_step(run, 4 * (kill + 1) - 1)
-        time.sleep(chance.uniform(0.0, 0.2))
-        rank = chance.randrange(2)
-        os.kill(run.state.processes[1 + rank], signal.SIGKILL)
-        with pytest.raises(RunFailed) as caught:
-            run.wait(PATIENCE)
-        assert f"rank {rank}" in str(caught.value) and "SIGKILL" in str(caught.value)
-        run = run.restart()
-    assert run.wait(PATIENCE).state == "finished"
-    assert run.state.attempt == faults + 1
-    for name in ("loss", "eval_loss", "grad_norm", "lr"):
-        assert column(run, name) == column(undisturbed, name), name
-    last = [path.read_bytes() for path in sorted((run.folder / "checkpoints" / f"step-{steps_for(faults)}").glob("*.safetensors"))]
-    same = sorted((undisturbed.folder / "checkpoints" / f"step-{steps_for(faults)}").glob("*.safetensors"))
-    assert last and last == [path.read_bytes() for path in same]
+def test_kills_at_any_moment_change_nothing(
+    undisturbed: Run, tmp_path: Path, kills: tuple[tuple[str, str], ...], soak: bool, tell: Callable[[str], None]
+) -> None:
+    """SIGKILL to a worker, to rank 0, to the supervisor, to the kernel, in every phase; every loss is bit for bit the same."""
+    seed = random.SystemRandom().randrange(1 << 32) if soak else 7
+    one = chain.Chain(tmp_path, "chain", len(kills), seed)
+    order = list(kills)
+    if soak:
+        one.chance.shuffle(order)
+    done = []
+    try:
+        for victim, phase in order:
+            done.append(one.kill(victim, phase))
+            tell(done[-1].row())
+        run = one.finish()
+    finally:
+        one.close()
+    same = chain.columns(run) == chain.columns(undisturbed), chain.last_tensors(run) == chain.last_tensors(undisturbed)
+    slowest = max(kill.seconds for kill in done)
+    tell(
+        f"{len(done)} kills (seed {seed}), true after {slowest:.1f} s at most; of {run.state.step} steps bit for bit as "
+        f"undisturbed: losses {same[0]}, last checkpoint {same[1]}"
+    )
+    assert same == (True, True)
 
 
 def test_commands_are_obeyed_and_survive_a_resume(tmp_path: Path) -> None:
