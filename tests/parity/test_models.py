@@ -1,14 +1,32 @@
 """The reference transformer against the hub's own implementations, with the same attention kernel on both sides."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tests.laws.test_models import built, close, every_shape, one_thread, tokens
-from toolkit.models import Transformer, load_model, load_tokenizer, model_files, save_model
+from toolkit.models import (
+    DynamicRope,
+    KVCache,
+    LinearRope,
+    Llama3Rope,
+    LongRope,
+    Transformer,
+    TransformerConfig,
+    YarnRope,
+    inspect_model,
+    load_model,
+    load_tokenizer,
+    model_files,
+    save_model,
+)
+from toolkit.models.hub_config import to_hub
+from toolkit.models.rotary import rotation
 from toolkit.serve import Engine, Sampling
 
 __all__ = ["one_thread"]
@@ -39,7 +57,7 @@ def test_logits_and_gradients(config, dtype, tmp_path):
     ours = built(config).to(dtype)
     save_model(ours, tmp_path)
     theirs = reference(tmp_path, dtype)
-    for length in (3, 16):
+    for length in (3, 16, 70):  # the last is longer than the context, which some rotary stretches go by
         row = tokens(3, length, seed=length)
         a, b = ours(row), theirs(input_ids=row).logits
         close(a, b, TOLERANCE[dtype])
@@ -73,15 +91,99 @@ def test_ten_steps_of_training(config, tmp_path):
 
 
 @every_shape
-def test_weights_that_the_hub_wrote_are_read_as_they_are(config, tmp_path):
-    save_model(built(config).bfloat16(), tmp_path / "ours")
+def test_weights_go_to_the_hub_and_back_byte_for_byte(config, tmp_path):
+    ours = built(config).bfloat16()
+    save_model(ours, tmp_path / "ours", max_shard_bytes=8000)
     theirs = reference(tmp_path / "ours", torch.bfloat16)
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size=8000)
+    assert inspect_model(str(tmp_path / "theirs")).family == theirs.config.model_type
     again = load_model(str(tmp_path / "theirs"), dtype="bfloat16")
     assert again.config == config
     held = theirs.state_dict()
-    for name, tensor in again.state_dict().items():
-        assert torch.equal(tensor.view(torch.uint8), held[name].view(torch.uint8))
+    assert held.keys() - again.state_dict().keys() <= {"lm_head.weight"}  # the tied head's second name
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(held[name].view(torch.uint8), tensor.view(torch.uint8))
+        assert torch.equal(again.state_dict()[name].view(torch.uint8), tensor.view(torch.uint8))
+
+
+TINY = dict(
+    vocab_size=61, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.3
+)
+LEAST = {
+    "llama": (transformers.LlamaConfig, {}),
+    "llama, tied, biases": (transformers.LlamaConfig, {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    "llama, yarn": (
+        transformers.LlamaConfig,
+        {
+            "num_key_value_heads": 2,
+            "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e4, "mscale": 0.7, "mscale_all_dim": 0.4},
+        },
+    ),
+    "mistral": (transformers.MistralConfig, {"num_key_value_heads": 1, "head_dim": 16}),
+    "mistral, no window": (transformers.MistralConfig, {"num_key_value_heads": 4, "sliding_window": None}),
+    "mistral, window": (transformers.MistralConfig, {"num_key_value_heads": 2, "sliding_window": 7, "tie_word_embeddings": True}),
+    "qwen2": (transformers.Qwen2Config, {"num_key_value_heads": 2}),
+    "qwen2, window": (
+        transformers.Qwen2Config,
+        {"num_key_value_heads": 4, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
+    "qwen3": (transformers.Qwen3Config, {"num_key_value_heads": 2}),
+    "qwen3, every layer slides": (
+        transformers.Qwen3Config,
+        {"num_key_value_heads": 4, "head_dim": 6, "attention_bias": True, "use_sliding_window": True, "sliding_window": 4}
+        | {"max_window_layers": 0},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_models_that_the_hub_made_compute_the_same(name, tmp_path):
+    """Random weights of the hub's class, whose config.json leaves all else at its defaults."""
+    kind, fields = LEAST[name]
+    torch.manual_seed(1)
+    made = transformers.AutoModelForCausalLM.from_config(kind(**TINY, **fields), dtype=torch.float64)
+    made.save_pretrained(tmp_path)
+    least = {"model_type": kind.model_type, **TINY, **fields}
+    (tmp_path / "config.json").write_text(json.dumps(least))
+    theirs, ours = reference(tmp_path, torch.float64), load_model(str(tmp_path), dtype="float64")
+    row = tokens(2, 20)
+    close(ours(row), theirs(input_ids=row).logits, 1e-10)
+
+
+@every_shape
+def test_greedy_continuations_of_random_weights(config, tmp_path):
+    ours = built(config)
+    save_model(ours, tmp_path)
+    theirs = reference(tmp_path, torch.float64)
+    prompt = tokens(2, 5, seed=3)
+    want = theirs.generate(prompt, max_new_tokens=64, do_sample=False, attention_mask=torch.ones_like(prompt))[:, 5:]
+    cache, step, got = KVCache(5 + 64), prompt, []
+    with torch.no_grad():
+        for _ in range(64):
+            step = ours(step, cache=cache)[:, -1:].argmax(-1)
+            got.append(step)
+    assert torch.equal(torch.cat(got, 1), want)
+
+
+def test_rotary_frequencies_are_the_hubs_bit_for_bit():
+    for head_dim, context, theta, scaling in (
+        (64, 8192, 1e5, None),
+        (128, 131072, 5e5, Llama3Rope(factor=32.0)),
+        (64, 2048, 1e4, LinearRope(factor=3.0)),
+        (96, 2048, 1e4, DynamicRope(factor=2.0)),
+        (128, 131072, 1e6, YarnRope(factor=4.0, original_context=32768)),
+        (128, 8192, 1e6, YarnRope(factor=2.5, original_context=4096, beta_fast=16.0, truncate=False, mscale=0.7)),
+        (96, 131072, 1e4, LongRope(short_factors=(1.0,) * 48, long_factors=tuple(1 + n / 7 for n in range(48)), factor=32.0)),
+    ):
+        config = TransformerConfig(
+            head_dim=head_dim, max_position_embeddings=context, rope_theta=theta, rope_scaling=scaling, num_hidden_layers=1
+        )
+        theirs = LlamaRotaryEmbedding(transformers.LlamaConfig(**to_hub(config)))
+        for positions in ([[0, 1, 2, 4000]], [[0, 5000, 140000]]):
+            cos, sin = theirs(torch.zeros(()), torch.tensor(positions))
+            ours = rotation(torch.tensor(positions), config, dtype=torch.float32)
+            assert torch.equal(ours[0][:, 0], cos[..., : head_dim // 2]), config
+            assert torch.equal(ours[1][:, 0], sin[..., : head_dim // 2]), config
 
 
 @every_shape
@@ -136,10 +238,10 @@ def test_smollm2_continues_token_for_token(smollm2):
     ours, theirs = smollm2
     tokenizer = load_tokenizer("smollm2-135m")
     ids = tokenizer.encode_chat([{"role": "user", "content": "Name three colours and one animal for each."}])
-    got = Engine(ours, tokenizer).generate([ids], Sampling(max_tokens=32)).token_ids[0]
-    want = theirs.generate(torch.tensor([ids]), max_new_tokens=32, do_sample=False)[0, len(ids) :].tolist()
+    got = Engine(ours, tokenizer).generate([ids], Sampling(max_tokens=64)).token_ids[0]
+    want = theirs.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False)[0, len(ids) :].tolist()
     assert got == want
-    assert len(got) == 32 or got[-1] == tokenizer.eos_id
+    assert len(got) == 64 or got[-1] == tokenizer.eos_id
 
 
 def test_smollm2_tokenizer():
