@@ -60,6 +60,10 @@ class RankSeries:
         self.step = int(steps[-1])
         return part, void
 
+    def __bool__(self) -> bool:
+        """Whether there is a step that every rank has written."""
+        return bool(self._parts)
+
     @property
     def band(self) -> Band:
         """Everything so far."""

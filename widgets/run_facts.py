@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from toolkit.runs import State
 from widgets.follow import Follower
 from widgets.view import compact, harmless, quantity
@@ -174,11 +176,14 @@ def rows(groups: list[dict[str, Any]], follower: Follower) -> list[list[str]]:
     found = []
     for group in groups:
         for one in group["series"]:
-            values = follower.series[one["name"]][1]
-            finite = [value for value in values if math.isfinite(value)]
+            if one["name"] not in follower.series:
+                continue
+            values = np.frombuffer(follower.series[one["name"]][1])
+            finite = values[np.isfinite(values)]
             title = f"{group['title']}, {one['label']}" if one["label"] else group["title"]
-            if values:
-                numbers = (values[0], values[-1], min(finite, default=None), max(finite, default=None))
+            if len(values):
+                ends = (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
+                numbers = (float(values[0]), float(values[-1]), *ends)
                 found.append([title, *(quantity(number, group["unit"]) for number in numbers)])
     return found
 

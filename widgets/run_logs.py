@@ -44,6 +44,8 @@ def read_page(path: Path, words: str = "") -> Page:
         if wanted and wanted not in (line.lower() if line.isascii() else line.decode(errors="replace").casefold().encode()):
             continue
         text = _clean(line)
+        if not text and not found:
+            continue  # what follows the last line's end
         if len(found) == MOST_LINES or length + len(text) > MOST_TEXT:
             cut = "older lines are left out"
             break
@@ -52,8 +54,6 @@ def read_page(path: Path, words: str = "") -> Page:
     else:
         if path.is_file() and path.stat().st_size > limit:
             cut = f"only the last {limit >> 20} MiB were read"
-    while found and not found[0]:
-        del found[0]  # the empty rest after the last line's end
     return {"text": "\n".join(reversed(found)), "lines": len(found), "cut": cut}
 
 

@@ -62,6 +62,7 @@ class RunMonitor(anywidget.AnyWidget):
     """{"seq", "points"}: a thin copy of the series for a view without a kernel; messages carry the rest."""
 
     def __init__(self, *runs: Run | str | Path | Iterable[Run | str | Path]) -> None:
+        self._closing, self._wake, self._shell = threading.Event(), threading.Event(), get_ipython()
         given = [one for some in runs for one in ([some] if isinstance(some, (Run, str, Path)) else some)]
         found = {run.folder: run for run in map(_run, given)}
         if not 1 <= len(found) <= MOST_RUNS:
@@ -71,10 +72,7 @@ class RunMonitor(anywidget.AnyWidget):
         self._sent = 0
         self._twin = Twin()
         self._guard = threading.RLock()
-        self._closing = threading.Event()
-        self._wake = threading.Event()
         self._kept = 0.0
-        self._shell = get_ipython()
         super().__init__()
         self.on_msg(self._receive)
         self._look()
@@ -142,14 +140,14 @@ class RunMonitor(anywidget.AnyWidget):
             if self._closing.is_set():
                 return
             self._wake.clear()
-            began, moved, over = time.monotonic(), False, False
+            began, moved, over, spent = time.monotonic(), False, False, 0.0
             with suppress(OSError):  # of a folder that is being removed, or a machine that does not answer: look again
                 moved = self._look()
+                spent = time.monotonic() - began
                 over = all(one["final"] for one in self.status["runs"]) and not moved
                 if over != was_over or (not over and began - self._kept > KEEP_EVERY):
                     self._keep()
                 was_over = over
-            spent = time.monotonic() - began
             pause = RESTING if over else min(SLOW, max(QUICK if moved else pause * 1.3, 4 * spent))
 
     def _look(self) -> bool:

@@ -63,17 +63,18 @@ class WatchedRun:
             new, void = series.new()
             if void:
                 piece.since = 0
+            if not series:
+                continue
+            piece.points.pop(metric, None)
             band = series.band if piece.since == 0 else new
-            if band is not None and len(series.band[0]):
+            if band is not None:
                 piece.points |= _band_points(metric, band)
-            elif metric in piece.points and len(series.band[0]):
-                del piece.points[metric]
 
     def points(self, most: int = MOST_POINTS, names: list[str] | None = None) -> Points:
         """All series, down-sampled, under their names on the page; of `names` only these metrics."""
         found = self.follower.points(most, [name for name in names if name in self.follower.series] if names else None)
         for metric, series in self._ranks.items():
-            if len(series.band[0]) and (names is None or metric in names):
+            if series and (names is None or metric in names):
                 found |= _band_points(metric, series.band, most)
         return self._named(found)
 
@@ -81,10 +82,11 @@ class WatchedRun:
         """What `points` gives, between two steps only, hence finer."""
         found = self.follower.points_between(first, last)
         for metric, series in self._ranks.items():
-            band = series.band
-            low, high = np.searchsorted(band[0], first) - 1, np.searchsorted(band[0], last, side="right") + 1
-            if len(band[0]):
-                found |= _band_points(metric, tuple(column[max(0, low) : high] for column in band))  # type: ignore[arg-type]
+            if not series:
+                continue
+            steps, low, middle, high = series.band
+            part = slice(max(0, np.searchsorted(steps, first) - 1), np.searchsorted(steps, last, side="right") + 1)
+            found |= _band_points(metric, (steps[part], low[part], middle[part], high[part]))
         return self._named(found)
 
     def _named(self, points: Points) -> Points:

@@ -152,16 +152,69 @@ def test_a_restarted_kernel_attaches(watched: Watched) -> None:
     expect(watched.root.locator(".sb-monitor-marks")).to_contain_text("paused")
 
 
+def test_settings_from_here_and_from_elsewhere(watched: Watched) -> None:
+    root, notice = watched.root, watched.root.locator(".sb-monitor-notice")
+    root.get_by_role("textbox", name="New value").fill("ten")
+    root.get_by_role("button", name="Set", exact=True).click()
+    expect(notice).to_have_text('lr: expected a number such as 1e-4, got "ten"')
+    root.get_by_role("textbox", name="New value").fill("3e-4")
+    watched.book.page.keyboard.press("Enter")
+    expect(root.locator(".sb-monitor-marks")).to_contain_text("lr = 3e−4")
+    watched.run.set("lr", 1e-4)  # another notebook, or a shell
+    expect(notice).to_contain_text(re.compile(r"set lr to 0\.0001, sent elsewhere: in force after step \d+"))
+    watched.run.set("lr", -1)
+    expect(notice).to_contain_text("refused: expected a number of at least 0")
+    root.get_by_role("tab", name="Commands").click()
+    rows = root.get_by_role("tabpanel").locator("tbody tr")
+    expect(rows.first).to_contain_text(re.compile("set lr to -1.*elsewhere.*refused"))
+    expect(rows.nth(2)).to_contain_text(re.compile(r"set lr to 0\.0003.*here.*in force after step"))
+
+
 def test_stop_and_keep_then_resume(watched: Watched) -> None:
     laws.acts(watched.root, "Stop and keep", lambda: watched.shows("stopped"))
-    expect(watched.root.get_by_role("group", name="Commands").get_by_role("button")).to_have_text(["Resume run"])
+    commands = watched.root.get_by_role("group", name="Commands").get_by_role("button")
+    expect(commands).to_have_text(["Resume run"])
     stopped_at = watched.step()
     laws.acts(watched.root, "Resume run", lambda: watched.shows("running"))
     expect(watched.root.locator(".sb-monitor-facts")).to_contain_text("attempt 2")
-    assert watched.step() < stopped_at
+    watched.moves()
+    assert watched.step() > stopped_at
     watched.root.get_by_role("button", name="Pause").focus()
     watched.book.page.keyboard.press("s")
     watched.shows("stopped")
+
+
+def test_resume_from_an_older_checkpoint_says_what_is_dropped(watched: Watched) -> None:
+    kept = [step for step, _, _ in watched.run.checkpoints()]
+    watched.root.get_by_role("tab", name="Checkpoints").click()
+    panel = watched.root.get_by_role("tabpanel")
+    expect(panel.locator("tbody tr")).to_have_count(len(kept))
+    expect(panel.locator("tbody tr", has_text="best")).to_contain_text(f"step {kept[-1]}")
+    older = panel.get_by_role("button", name=f"Resume from step {kept[0]}", exact=True)
+    older.click()
+    expect(older).to_have_text(f"Press again: steps {kept[0] + 1} to {watched.step()} are dropped, newer checkpoints set aside")
+    laws.picture(watched.book, watched.root, "run-monitor-checkpoints")
+    older.click()
+    watched.shows("running")
+    expect(watched.root.locator(".sb-monitor-facts")).to_contain_text("attempt 3")
+    assert watched.step() < kept[1]
+    assert [step for step, _, _ in watched.run.checkpoints()] == kept[:1]
+    assert (watched.run.folder / "checkpoints" / f"step-{kept[-1]}.aside").is_dir()
+    charts = watched.root.get_by_role("img", name=re.compile("^Loss"))
+    expect(charts).not_to_have_attribute("aria-label", re.compile(rf"steps 1 to {kept[-1]}\b"))
+
+
+def test_a_stop_that_hangs_can_be_made_hard(watched: Watched) -> None:
+    (watched.run.folder / "stuck").touch()
+    watched.root.get_by_role("button", name="Stop and keep").click()
+    expect(watched.root.locator(".sb-monitor-badge")).to_have_text("stopping")
+    hard = watched.root.get_by_role("button", name="Hard stop")
+    hard.click()
+    sure = watched.root.get_by_role("button", name="Press again: what is in no checkpoint is lost")
+    assert watched.run.state.name == "stopping"
+    sure.click()
+    watched.shows("stopped")
+    expect(watched.root.locator(".sb-monitor-facts")).to_contain_text("killed")
 
 
 def test_nothing_left_the_machine_or_complained(watched: Watched) -> None:

@@ -4,7 +4,7 @@
  */
 
 import "./vendor/uplot/uPlot.iife.min.js";
-import { align, latest, nearest, smoothed } from "./chart_math.js";
+import { align, latest, logTicks, nearest, smoothed } from "./chart_math.js";
 import { compact, element, quantity, write } from "./view.js";
 
 const HEIGHT = 140;
@@ -66,8 +66,8 @@ export function chart(plan, sync, hooks) {
       axis(color, {
         size: 52,
         space: 26,
-        ...(plan.log ? {} : { incrs: plan.unit === "bytes" ? BINARY : DECIMAL }),
-        values: (_, ticks) => tickLabels(ticks, plan.unit, plan.log),
+        ...(plan.log ? { splits: (_, __, low, high) => logTicks(low, high), filter: (_, ticks) => ticks } : { incrs: plan.unit === "bytes" ? BINARY : DECIMAL }),
+        values: (_, ticks) => tickLabels(ticks, plan.unit),
       }),
     ],
     series: [{}, ...columns.map((column) => line(column, plan, () => color(plan.lines[column.line].color)))],
@@ -138,12 +138,12 @@ const BINARY = powers(2, 0, 60, [1]);
 function readout(one) {
   const value = element("b", {});
   const more = element("span", { class: "sb-readout-more" });
-  const swatch = element("i", { class: one.sparse ? "sb-swatch sb-swatch-dashed" : "sb-swatch", "aria-hidden": "true" });
-  swatch.style.borderTopColor = `var(${one.color})`;
+  const swatch = element("i", { class: one.sparse ? "sb-line sb-line-dashed" : "sb-line", "aria-hidden": "true" });
+  swatch.style.color = `var(${one.color})`;
   const node = element("span", { class: "sb-readout" }, swatch, one.label ? `${one.label} ` : "", value, more);
   const set = (number, raw, [low, high], unit) => {
     write(value, quantity(number, unit));
-    const range = Number.isFinite(low) && Number.isFinite(high) ? ` ${quantity(low, unit)} to ${quantity(high, unit)}` : "";
+    const range = Number.isFinite(low) && Number.isFinite(high) ? ` ranks ${quantity(low, unit)} to ${quantity(high, unit)}` : "";
     write(more, raw === undefined ? range : ` raw ${quantity(raw, unit)}${range}`);
   };
   return { node, set };
@@ -196,8 +196,7 @@ function inDecades(_, low, high) {
 }
 
 /** Labels with as many digits as the ticks need, the same for all. */
-function tickLabels(ticks, unit, log) {
-  if (log) return ticks.map((tick) => (tick === null ? "" : unit === "bytes" ? quantity(tick, unit) : compact(tick, 3)));
+function tickLabels(ticks, unit) {
   const isExact = (digits) => ticks.every((tick) => Math.abs(Number(tick.toPrecision(digits)) - tick) <= Math.abs(tick) * 1e-9);
   const digits = [1, 2, 3, 4, 5].find(isExact) ?? 6;
   return ticks.map((tick) => (unit === "bytes" ? quantity(tick, unit) : compact(tick, digits)));

@@ -88,3 +88,19 @@ export function evenly(items, most) {
   if (items.length <= most) return items;
   return Array.from({ length: most }, (_, index) => items[Math.round((index * (items.length - 1)) / (most - 1))]);
 }
+
+/** Round numbers on a logarithmic axis: powers of ten, of a short one also their halves and fifths, of a very short one even steps. */
+export function logTicks(low, high) {
+  const decades = Math.log10(high / low);
+  if (decades < 0.7) {
+    const rough = (high - low) / 4;
+    const unit = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((lead) => lead * unit).find((size) => size >= rough);
+    return Array.from({ length: Math.floor(high / step) - Math.ceil(low / step) + 1 }, (_, index) => Number(((Math.ceil(low / step) + index) * step).toPrecision(12)));
+  }
+  const every = Math.max(1, Math.ceil(decades / 6));
+  const leads = decades < 2.5 ? [1, 2, 5] : [1];
+  const first = Math.floor(Math.log10(low));
+  const powers = Array.from({ length: Math.ceil(decades) + 2 }, (_, index) => first + index).filter((power) => power % every === 0);
+  return powers.flatMap((power) => leads.map((lead) => Number(`${lead}e${power}`))).filter((tick) => tick >= low && tick <= high);
+}

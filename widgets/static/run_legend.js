@@ -17,8 +17,8 @@ export function makeLegend(model, beside, told) {
   let focus = "0";
 
   const row = (key) => {
-    const swatch = element("i", { class: "sb-swatch", "aria-hidden": "true" });
-    swatch.style.borderTopColor = `var(--sb-run-${Number(key) + 1})`;
+    const swatch = element("i", { class: "sb-line", "aria-hidden": "true" });
+    swatch.style.color = `var(--sb-run-${Number(key) + 1})`;
     const choose = element("button", { type: "button", class: "sb-monitor-run" }, swatch, element("b", {}), element("span", { class: "sb-muted" }));
     const eye = element("button", { type: "button", class: "sb-monitor-eye" });
     choose.addEventListener("click", () => {

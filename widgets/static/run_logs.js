@@ -96,8 +96,10 @@ export function makeRanks(model, page, chosen) {
       ),
     );
     const head = ["Rank", "Last step", "Middle of the last 50", "Memory"].map((name) => element("th", { scope: "col" }, name));
+    const slowest = message.ranks.find((one) => one.slowest);
+    const caption = slowest ? `Rank ${slowest.rank} is the slowest of ${rows.length}` : `${rows.length} ranks, none much slower than the others`;
     const place = region.scrollTop;
-    region.replaceChildren(element("table", {}, element("caption", {}, "Step time and memory of every rank"), element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)));
+    region.replaceChildren(element("table", {}, element("caption", {}, caption), element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)));
     region.scrollTop = place;
   };
   model.on("msg:custom", receive);
