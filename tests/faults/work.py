@@ -205,3 +205,91 @@ def busy_rank() -> None:
     if current().rank == 1:
         spin()
     dist.all_reduce(torch.ones(1))
+
+
+def rounds() -> None:
+    """All-reduce again and again, and say so."""
+    import torch
+    import torch.distributed as dist
+
+    context = current()
+    step = 0
+    while True:
+        step += 1
+        dist.all_reduce(torch.ones(1))
+        context.events.write("metrics", {"round": step}, step=step)
+        time.sleep(0.02)
+
+
+def eat(how: str) -> None:
+    """Take more memory than this process may have."""
+    import resource
+
+    import torch
+
+    with open("/proc/self/statm", "rb") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), resource.RLIM_INFINITY))
+    kept = [torch.ones(1 << 30)] if how == "torch" else [bytearray(1 << 30)]
+    print(len(kept))
+
+
+def save_until_full(limit: int | None) -> list[float]:
+    """Save growing checkpoints, go on from the newest one, and end at step 4; `limit` in bytes of a file, or the disk."""
+    import resource
+
+    import torch
+
+    from toolkit import checkpoint as checkpoints
+
+    context = current()
+    folder = context.folder / "checkpoints"
+    found, _ = checkpoints.newest(folder)
+    done = 0 if found is None else checkpoints.read_state(found)["step"]
+    if limit is not None and context.attempt == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    for step in range(done + 1, 5):
+        tensors = {"w": torch.full((step * 200_000,), float(step))}
+        state = {"seen": [*range(1, step + 1)]}
+        checkpoints.save(folder, step=step, tensors=tensors, state=state, rank_state={}, rank=0, world_size=1)
+        context.events.write("metrics", {"saved": step}, step=step)
+    return [done, step]
+
+
+def send_from_elsewhere(root: str, name: str, many: int) -> None:
+    """As another notebook: send `many` commands, and print their numbers."""
+    from toolkit.runs import Run
+
+    run = Run.attach(name, root)
+    print(json.dumps([run.set("lr", float(n)) for n in range(many)]))
+
+
+def launch_and_die(root: str, name: str, where: str) -> None:
+    """As a kernel that is killed in the middle of launching: before the call that `where` names, or after it ("...!")."""
+    import importlib
+
+    from toolkit.launch import Local, launch
+
+    place, after = where.removesuffix("!"), where.endswith("!")
+    module, _, attribute = place.partition(":")
+    owner: Any = importlib.import_module(module)
+    *path, last = attribute.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    call = getattr(owner, last)
+
+    def die(*arguments: Any, **named: Any) -> Any:
+        if after:
+            call(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, last, die)
+    launch(second_time, name=name, on=Local(devices="cpu", threads=1), root=root)
+
+
+def leave_a_process_and_wait() -> None:
+    """Start a process that outlives this one, write its number, and wait."""
+    from toolkit.runs.files import replace_bytes
+
+    replace_bytes(current().folder / "left", str(leave_a_process()).encode())
+    wait_for_ever()

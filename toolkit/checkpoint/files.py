@@ -34,7 +34,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> File:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     hasher = hashlib.sha256()
-    with open(path, "xb") as file:
+    with open(path, "xb", opener=_private) as file:
         for block in (len(text).to_bytes(8, "little"), text):
             hasher.update(block)
             file.write(block)
@@ -50,7 +50,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> File:
 def write_text(path: Path, text: str) -> File:
     """Write a text file, durably. Returns its size and hash."""
     data = text.encode()
-    with open(path, "xb") as file:
+    with open(path, "xb", opener=_private) as file:
         file.write(data)
         _sync(file)
     return File(size=len(data), sha256=hashlib.sha256(data).hexdigest())
@@ -112,6 +112,10 @@ def from_json(data: Any, tensors: Mapping[str, Tensor]) -> Any:
             return tensors[data["$tensor"]]
         return {key: from_json(value, tensors) for key, value in data.items()}
     return [from_json(value, tensors) for value in data] if isinstance(data, list) else data
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _sync(file: Any) -> None:

@@ -125,9 +125,9 @@ class _Ranks:
 
 
 def _begin(folder: Path, partial: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     clean(folder)
-    partial.mkdir()
+    partial.mkdir(mode=0o700)
 
 
 def _owned(tensors: Mapping[str, Tensor], ranks: _Ranks) -> list[str]:

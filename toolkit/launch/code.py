@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.runs.control import load_shipped, resolver
+from toolkit.runs.files import read_owned
 from toolkit.runs.shipping import ship
 
 __all__ = ["describe", "find", "is_recipe", "load_shipped", "named", "resolver", "work_of"]
@@ -92,7 +93,7 @@ def find(name: str) -> Any:
 def work_of(launched: dict[str, Any], folder: Path) -> Callable[[Any], Any]:
     """In a worker: the work as one function of the run's context."""
     if launched.get("entry"):
-        train, recipe = find(launched["entry"]), json.loads((folder / "recipe.json").read_bytes())
+        train, recipe = find(launched["entry"]), json.loads(read_owned(folder / "recipe.json"))
         return lambda context: train(recipe, context)
     if launched.get("function"):
         function, arguments = find(launched["function"]), launched["arguments"]

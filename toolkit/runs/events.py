@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.runs.files import number as number_in
-from toolkit.runs.files import plain
+from toolkit.runs.files import open_plain, plain
 
 KINDS = ("metrics", "state", "command", "sample", "text", "blob", "timeline")
 STEP_KINDS = ("metrics", "sample", "text", "blob", "timeline")
@@ -184,7 +184,7 @@ def _blocks_backwards(folder: Path, rank: int, block: int = 1 << 18) -> Iterator
     """Groups of whole lines, the last group first."""
     for path in reversed(event_files(folder, rank)):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = open_plain(path)
         except FileNotFoundError:
             continue
         with os.fdopen(descriptor, "rb", buffering=0) as file:

@@ -92,11 +92,31 @@ def replace_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
 def read_json(path: Path, default: Any = None) -> Any:
     """The JSON in `path`, or `default` when there is no such file."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_plain(path))
     except (FileNotFoundError, NotADirectoryError):
         return default
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
+
+
+def open_plain(path: Path) -> int:
+    """Descriptor for reading `path`, which must be a plain file: no link leads elsewhere, and no pipe blocks the reader."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if path.is_symlink():
+            raise UntrustedFile(f"{path}: a link, not a file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UntrustedFile(f"{path}: not a plain file")
+    return descriptor
+
+
+def read_plain(path: Path) -> bytes:
+    """Content of `path` after the checks of `open_plain`."""
+    with os.fdopen(open_plain(path), "rb") as file:
+        return file.read()
 
 
 def check_own(folder: Path) -> None:
@@ -112,17 +132,10 @@ def check_own(folder: Path) -> None:
 
 def open_owned(path: Path) -> int:
     """Descriptor for reading `path`, which must be a plain file of this user that nobody else may write."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if path.is_symlink():
-            raise UntrustedFile(f"{path}: a link, not a file") from error
-        raise
+    descriptor = open_plain(path)
     found = os.fstat(descriptor)
     reason = None
-    if not stat.S_ISREG(found.st_mode):
-        reason = "not a plain file"
-    elif found.st_uid != os.geteuid():
+    if found.st_uid != os.geteuid():
         reason = f"owned by user {found.st_uid}, not by {os.geteuid()}"
     elif found.st_mode & 0o022:
         reason = f"others may write it (mode {found.st_mode & 0o777:o}); chmod 600 it if you trust what it holds"
@@ -171,7 +184,7 @@ def take_lock(path: Path, *, patience: float = 0.5) -> int | None:
 def is_locked(path: Path) -> bool:
     """Whether some process holds the exclusive lock on `path`."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = open_plain(path)
     except FileNotFoundError:
         return False
     try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from toolkit.runs.files import open_plain
 from toolkit.runs.state import State
 
 
 def tail(path: Path, lines: int) -> str:
     """The last lines of a text file; nothing when there is no file. Reads at most 256 KiB."""
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(open_plain(path), "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - (1 << 18)))
             text = file.read().decode(errors="replace")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from toolkit.runs.events import parse_line, resumed_from, rotated_files
-from toolkit.runs.files import NON_FINITE, read_json, replace_bytes, replace_json
+from toolkit.runs.files import NON_FINITE, open_plain, read_json, read_plain, replace_bytes, replace_json
 from toolkit.runs.state import supervised
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def read_series(
         raise KeyError(
             f"no metric {metric!r} of rank {rank} in {folder.name}; there are: {', '.join(metrics(folder, rank=rank))}"
         )
-    data = path.read_bytes()
+    data = read_plain(path)
     pairs = numpy.frombuffer(data[: len(data) // PAIR * PAIR], dtype="<f8").reshape(-1, 2)
     if since_step is not None:
         pairs = pairs[numpy.searchsorted(pairs[:, 0], since_step, side="right") :]
@@ -117,7 +117,7 @@ class Tail:
         while True:
             number, path = self._rotated()
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                descriptor = open_plain(path)
             except FileNotFoundError:
                 return None, b""
             try:
@@ -193,7 +193,7 @@ class SeriesWriter:
             while pairs and pairs[-2] >= first:
                 del pairs[-2:]
         for path in [] if self._gathering else metrics_on_disk(self._folder, self._rank):
-            pairs = array("d", path.read_bytes()[: path.stat().st_size // PAIR * PAIR])
+            pairs = array("d", read_plain(path)[: path.stat().st_size // PAIR * PAIR])
             keep = len(pairs) // 2
             while keep and pairs[2 * keep - 2] >= first:
                 keep -= 1
