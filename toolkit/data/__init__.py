@@ -23,19 +23,23 @@ if TYPE_CHECKING:
     from toolkit.data.inspection import inspect_data as inspect_data
     from toolkit.data.loader import StepLoader as StepLoader
     from toolkit.data.loader import held_out_batches as held_out_batches
+    from toolkit.data.mixing import Mixed as Mixed
     from toolkit.data.packing import IGNORED as IGNORED
     from toolkit.data.packing import Packed as Packed
     from toolkit.data.packing import pack as pack
     from toolkit.data.reading import Documents as Documents
     from toolkit.data.reading import documents as documents
     from toolkit.data.saving import save as save
+    from toolkit.data.streaming import Stream as Stream
 
 _HOME = {
     "DataFacts": "inspection",
     "Documents": "reading",
     "IGNORED": "packing",
+    "Mixed": "mixing",
     "Packed": "packing",
     "StepLoader": "loader",
+    "Stream": "streaming",
     "documents": "reading",
     "held_out_batches": "loader",
     "inspect_data": "inspection",

@@ -70,7 +70,7 @@ def encode_chunks(chunks: Iterable[list[Text]], num_documents: int, tokenizer: T
             waiting = thread.submit(ahead)
             yield _arrays(found[1])
             done += found[0]
-            if time.monotonic() - spoke > 2.0:
+            if time.monotonic() - spoke > 2.0 and done < num_documents:
                 spoke = time.monotonic()
                 left = (spoke - began) * (num_documents - done) / done
                 say(f"tokenised {done} of {num_documents} documents, about {left:.0f} s left")

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 from torch import Tensor
 
+from toolkit.data.endless import endless
+from toolkit.data.mixing import Mixed
 from toolkit.data.packing import IGNORED, Packed
+from toolkit.data.streaming import Stream
 
 Micro = dict[str, Tensor]
 
@@ -20,9 +22,9 @@ Micro = dict[str, Tensor]
 class StepLoader:
     """Yields whole optimizer steps: for this rank a list of micro-batches `tokens_BT`, `targets_BT`, `documents_BT` (int64).
 
-    The rows of pass after pass over the data, each pass in an order of its own, form one endless stream. Step k takes the
-    rows k*G to (k+1)*G of it; rank r takes the r-th of equal contiguous parts of these. So nothing is left out at the end of a
-    pass, and any number of ranks sees the same steps.
+    The rows of pass after pass over the data, each pass in an order of its own, form one endless stream; so do those of a
+    mixture, part by part, and those of a `Stream`. Step k takes the rows k*G to (k+1)*G of it; rank r takes the r-th of equal
+    contiguous parts of these. So nothing is left out at the end of a pass, and any number of ranks sees the same steps.
 
     `position` counts the steps handed over: while step k (from 0) trains, and after it, `state_dict()` says k + 1. Nothing is
     fetched ahead; a caller that does so must not ask for more than it trains (Lightning does not, as `len()` is known).
@@ -34,7 +36,7 @@ class StepLoader:
     """
 
     def __init__(
-        self, packed: Packed, *, sequences_per_step: int, micro_sequences: int, rank: int, ranks: int, seed: int
+        self, packed: Packed | Mixed | Stream, *, sequences_per_step: int, micro_sequences: int, rank: int, ranks: int, seed: int
     ) -> None:
         """Raises ValueError, with the numbers, when the rows of a step do not divide over ranks and micro-batches."""
         if min(sequences_per_step, micro_sequences, ranks) < 1 or not 0 <= rank < ranks:
@@ -49,18 +51,17 @@ class StepLoader:
             )
         if not len(packed):
             raise ValueError("StepLoader: the packed data has no rows")
-        self.packed = packed
+        self.rows = endless(packed, (seed,))
         self.sequences_per_step = sequences_per_step
         self.micro_sequences = micro_sequences
         self.rank = rank
         self.ranks = ranks
         self.seed = seed
         self.position = 0
-        self._order: tuple[int, Int[np.ndarray, "N"]] | None = None
 
     def __len__(self) -> int:
-        """Steps of one pass over the data, the last of which may reach into the next pass."""
-        return -(-len(self.packed) // self.sequences_per_step)
+        """Steps of one pass over the data, the last of which may reach into the next pass; of a stream an estimate."""
+        return -(-self.rows.rows_a_pass // self.sequences_per_step)
 
     def __iter__(self) -> Iterator[list[Micro]]:
         while True:
@@ -71,12 +72,12 @@ class StepLoader:
         """This rank's micro-batches of one step, without moving the position."""
         share = self.sequences_per_step // self.ranks
         first = number * self.sequences_per_step + self.rank * share
-        rows = self._rows(first, first + share)
-        return [self.packed.batch(rows[at : at + self.micro_sequences]) for at in range(0, share, self.micro_sequences)]
+        return [self.rows.batch(at, at + self.micro_sequences) for at in range(first, first + share, self.micro_sequences)]
 
     def state_dict(self) -> dict[str, Any]:
-        """The position and what the order depends on; the same on every rank, plain numbers."""
-        return {"position": self.position, **self._identity()}
+        """The position, what the order depends on, and for a stream where to go on; that of any rank serves every rank."""
+        place = self.position * self.sequences_per_step
+        return {"position": self.position, **self._identity(), "source": self.rows.state(place)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after `state["position"]` steps. Raises ValueError when the order would not be the same."""
@@ -84,25 +85,13 @@ class StepLoader:
             if state[name] != here:
                 raise ValueError(f"StepLoader: the state was saved with {name}={state[name]}, not {here}")
         self.position = int(state["position"])
+        self.rows.restore(state.get("source"))
 
-    def _identity(self) -> dict[str, int]:
-        return {"seed": self.seed, "sequences_per_step": self.sequences_per_step, "rows": len(self.packed)}
-
-    def _rows(self, first: int, last: int) -> Int[np.ndarray, "B"]:
-        """Numbers of the rows that stand at places `first` to `last` of the stream."""
-        num_rows = len(self.packed)
-        parts = []
-        while first < last:
-            pass_, at = divmod(first, num_rows)
-            if self._order is None or self._order[0] != pass_:
-                self._order = (pass_, np.random.default_rng((self.seed, pass_)).permutation(num_rows))
-            part = self._order[1][at : at + last - first]
-            parts.append(part)
-            first += len(part)
-        return np.concatenate(parts)
+    def _identity(self) -> dict[str, Any]:
+        return {"seed": self.seed, "sequences_per_step": self.sequences_per_step, "rows": self.rows.identity()}
 
 
-def held_out_batches(packed: Packed, micro_sequences: int, rank: int = 0, ranks: int = 1) -> Iterator[Micro]:
+def held_out_batches(packed: Packed | Mixed, micro_sequences: int, rank: int = 0, ranks: int = 1) -> Iterator[Micro]:
     """This rank's micro-batches of every row once. All ranks yield as many, of the same shape: rows without targets fill up.
 
     >>> [batch["tokens_BT"].shape for batch in held_out_batches(packed[:3], micro_sequences=2)]
@@ -110,6 +99,7 @@ def held_out_batches(packed: Packed, micro_sequences: int, rank: int = 0, ranks:
     """
     if micro_sequences < 1 or not 0 <= rank < ranks:
         raise ValueError(f"held_out_batches: micro_sequences={micro_sequences}, rank={rank} of {ranks}")
+    packed = packed[:]
     together = micro_sequences * ranks
     for first in range(rank * micro_sequences, -(-len(packed) // together) * together, together):
         rows = np.arange(first, first + micro_sequences)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -18,11 +19,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 from toolkit.data.encoding import Encoded, encode_chunks, in_chunks
-from toolkit.data.reading import Documents
+from toolkit.data.reading import Documents, MixedDocuments
 from toolkit.data.row_files import IGNORED, read_rows, rows_of, write_rows
 from toolkit.data.sources import Text
+from toolkit.data.stream_reading import StreamedDocuments
 from toolkit.models.storage import build_once, cache_folder
 from toolkit.models.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from toolkit.data.mixing import Mixed
+    from toolkit.data.streaming import Stream
 
 __all__ = ["IGNORED", "Packed", "pack"]
 
@@ -66,13 +72,19 @@ class Packed:
         }
 
 
-def pack(documents: Sequence[Text], tokenizer: Tokenizer, context: int, seed: int = 0) -> Packed:
+@overload
+def pack(documents: MixedDocuments, tokenizer: Tokenizer, context: int, seed: int = 0) -> Mixed: ...
+@overload
+def pack(documents: StreamedDocuments, tokenizer: Tokenizer, context: int, seed: int = 0) -> Stream: ...
+@overload
+def pack(documents: Sequence[Text], tokenizer: Tokenizer, context: int, seed: int = 0) -> Packed: ...
+def pack(documents: Any, tokenizer: Tokenizer, context: int, seed: int = 0) -> Packed | Mixed | Stream:
     """Tokenise and pack, once: the result is kept in the user's cache under a hash of everything that it depends on.
 
     `seed` shuffles the documents. The last row is filled up with end tokens that carry no loss. Documents are read, tokenised
-    and written in chunks, and rows are mapped from the files, so neither has to fit into memory. Raises ValueError for no
-    documents, for nothing to learn in any of them, a conversation that the chat template refuses, or a context below 2;
-    OSError when the disk is full.
+    and written in chunks, and rows are mapped from the files, so neither has to fit into memory. A stream is packed while it
+    is read, later. Raises ValueError, in one line, for no documents, nothing to learn in any of them, a conversation that the
+    chat template refuses, a context below 2, or a full disk.
 
     >>> packed = pack(documents(Manual())[0], load_tokenizer("smollm2-135m"), context=256)
     >>> packed.context
@@ -80,6 +92,16 @@ def pack(documents: Sequence[Text], tokenizer: Tokenizer, context: int, seed: in
     """
     if context < 2:
         raise ValueError(f"pack: context={context} must be at least 2 tokens")
+    if isinstance(documents, MixedDocuments):
+        from toolkit.data.mixing import Mixed, whole_shares
+
+        parts = tuple(pack(part, tokenizer, context, seed) for part in documents.parts)
+        shares = whole_shares(documents.weights or [len(part) for part in parts])
+        return Mixed(parts=parts, shares=shares)
+    if isinstance(documents, StreamedDocuments):
+        from toolkit.data.streaming import Stream
+
+        return Stream(documents=documents, tokenizer=tokenizer, context=context, seed=seed)
     texts = Documents.of(documents)
     if not texts:
         raise ValueError("pack: there are no documents")
@@ -87,7 +109,8 @@ def pack(documents: Sequence[Text], tokenizer: Tokenizer, context: int, seed: in
 
     def build(folder: Path) -> None:
         order = np.random.default_rng(seed).permutation(len(texts))
-        build_rows(folder, in_chunks(_in_order(texts, order)), len(texts), tokenizer, context)
+        if not build_rows(folder, in_chunks(_in_order(texts, order)), len(texts), tokenizer, context):
+            raise ValueError(f"pack: nothing to learn: the texts or answers of all {len(texts)} documents are empty")
 
     folder = build_once(cache_folder("data") / f"packed-{key}", build)
     tokens_NT, targets_NT, documents_NT = read_rows(folder)
@@ -106,8 +129,8 @@ def pack_key(*parts: object) -> str:
 
 def build_rows(
     folder: Path, chunks: Iterator[list[Text]], num_documents: int, tokenizer: Tokenizer, context: int
-) -> None:
-    """Write the packed rows of some documents. Raises ValueError when there is nothing to learn in any of them."""
+) -> int:
+    """Write the packed rows of some documents; returns how many tokens there are to learn, end tokens left out."""
     said = 0
 
     def counted() -> Iterator[Encoded]:
@@ -117,8 +140,7 @@ def build_rows(
             yield chunk
 
     write_rows(folder, rows_of(counted(), context=context, end=tokenizer.eos_id), context)
-    if not said:
-        raise ValueError(f"pack: nothing to learn: the texts or answers of all {num_documents} documents are empty")
+    return said
 
 
 def _in_order(texts: Documents, order_D: Int[np.ndarray, "D"]) -> Iterator[Text]:

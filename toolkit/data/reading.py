@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from itertools import chain
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from toolkit.data.sources import Data, Document, Text
+from toolkit.data.sources import Data, Document, Hub, JsonLines, Mixture, Text, TextFiles
 from toolkit.data.tables import Numbers, Table, table
 from toolkit.models.storage import say
+
+if TYPE_CHECKING:
+    from toolkit.data.stream_reading import StreamedDocuments
 
 _CHUNK = 4096  # rows read at once
 _KEPT_BYTES = 64 << 20  # a set of fewer bytes stays in memory once it was read
@@ -41,8 +45,8 @@ class Documents(Sequence[Text]):
         """Documents that are in memory."""
         if isinstance(texts, Documents):
             return texts
-        digest = hashlib.sha256(b"".join(map(_digest, texts)))
-        return cls(lambda numbers: [texts[i] for i in numbers.tolist()], np.arange(len(texts)), digest.hexdigest())
+        name = hashlib.sha256(b"".join(map(digest, texts))).hexdigest()
+        return cls(lambda numbers: [texts[i] for i in numbers.tolist()], np.arange(len(texts)), name)
 
     def __len__(self) -> int:
         return len(self.numbers_D)
@@ -74,17 +78,46 @@ class Documents(Sequence[Text]):
         return self.read(self.numbers_D[places_D])
 
 
-def documents(data: Data) -> tuple[Documents, Documents]:
+class MixedDocuments(Sequence[Text]):
+    """The documents of a mixture: one part after the other when they are read, in proportion when they are packed."""
+
+    def __init__(self, parts: Sequence[Documents | StreamedDocuments], weights: Sequence[float] | None) -> None:
+        """One weight a part, or None for the parts' sizes."""
+        self.parts = tuple(parts)
+        self.weights = None if weights is None else tuple(weights)
+        names = " ".join(part.fingerprint for part in self.parts)
+        self.fingerprint = hashlib.sha256(f"{names} {self.weights}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Documents.of([text for part in self.parts for text in part])[index]
+
+    def __iter__(self) -> Any:
+        return chain.from_iterable(self.parts)
+
+    def __repr__(self) -> str:
+        return f"<documents of {len(self.parts)} sources>"
+
+
+def documents(data: Data) -> tuple[Any, Documents | MixedDocuments]:
     """The documents to learn from and those held out, both in a fixed order.
 
     Every row is read and checked once; they are kept in memory only where they are few. At least one document is held out
-    unless `held_out` is 0; a single document is cut in two at the end of a line. ValueError, in one line, names the file,
-    the line or the column that is missing, empty or unreadable.
+    unless `held_out` is 0; a single document is cut in two at the end of a line. Of a stream only the beginning is read here.
+    ValueError, in one line, names the file, the line or the column that is missing, empty or unreadable.
 
     >>> train, held_out = documents(Manual())
     >>> len(train) + len(held_out) >= 70
     True
     """
+    if isinstance(data, Mixture):
+        return _mixture(data)
+    if isinstance(data, JsonLines | TextFiles | Hub) and data.stream:
+        from toolkit.data.stream_reading import stream_documents
+
+        return stream_documents(data)
     texts = table(data)
     digests_D32, kept = _survey(texts)
     if texts.rows < _FEW and data.held_out:
@@ -97,12 +130,23 @@ def documents(data: Data) -> tuple[Documents, Documents]:
     return both[0], both[1]
 
 
+def _mixture(data: Mixture) -> tuple[MixedDocuments, MixedDocuments | Documents]:
+    sides = [documents(part) for part in data.parts]
+    learned = MixedDocuments([learned for learned, _ in sides], data.weights)
+    weights = data.weights or [None] * len(sides)
+    kept = [(held_out, weight) for (_, held_out), weight in zip(sides, weights, strict=True) if held_out]
+    if not kept:
+        return learned, Documents.of([])
+    parts = [held_out for held_out, _ in kept]
+    return learned, MixedDocuments(parts, None if data.weights is None else [weight for _, weight in kept])  # pyright: ignore
+
+
 def split(found: Sequence[Text], held_out: float) -> tuple[list[Text], list[Text]]:
     """Divide texts by their hashes; see `documents`."""
     if held_out and len(found) < _FEW:
         first, second = _cut(found[0], held_out, "the text")
         return [first], [second]
-    digests_D32 = np.frombuffer(b"".join(map(_digest, found)), dtype=np.uint8).reshape(-1, 32)
+    digests_D32 = np.frombuffer(b"".join(map(digest, found)), dtype=np.uint8).reshape(-1, 32)
     out_D = held_out_rows(shares(digests_D32), held_out)
     pairs = list(zip(found, out_D.tolist(), strict=True))
     return [text for text, out in pairs if not out], [text for text, out in pairs if out]
@@ -133,21 +177,22 @@ def _survey(texts: Table) -> tuple[UInt8[np.ndarray, "D 32"], list[Text] | None]
         chunk = texts.read(np.arange(first, min(first + _CHUNK, texts.rows)))
         for row, text in enumerate(chunk, first):
             try:
-                digests.append(_digest(text))
+                digests.append(digest(text))
             except UnicodeEncodeError:
                 raise ValueError(f"{texts.where(row)}: half of a surrogate pair, which is no text") from None
         if kept is not None:
             kept += chunk
             size += sum(len(part) for text in chunk for part in text)
             kept = kept if size < _KEPT_BYTES else None
-        if time.monotonic() - spoke > 2.0:
+        done = first + len(chunk)
+        if time.monotonic() - spoke > 2.0 and done < texts.rows:
             spoke = time.monotonic()
-            done = first + len(chunk)
             say(f"read {done} of {texts.rows} rows, about {(spoke - began) * (texts.rows - done) / done:.0f} s left")
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32), kept
 
 
-def _digest(text: Text) -> bytes:
+def digest(text: Text) -> bytes:
+    """A hash that depends on the text alone."""
     prompt, tail = text if isinstance(text, Document) else ("chat", *text)
     return hashlib.sha256(f"{len(prompt)}:{prompt}{tail}".encode()).digest()
 

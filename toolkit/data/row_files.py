@@ -18,6 +18,7 @@ IGNORED = -100
 """Target of a position that carries no loss."""
 NAMES = ("tokens_NT", "targets_NT", "documents_NT")
 """The files, without their ending."""
+_HEADER_BYTES = 128
 
 Rows = tuple[Int32[np.ndarray, "N T"], Int32[np.ndarray, "N T"], Int32[np.ndarray, "N T"]]
 
@@ -82,5 +83,8 @@ def _header(file: BinaryIO, num_rows: int, context: int) -> None:
 
 def read_rows(folder: Path) -> Rows:
     """The three arrays, mapped into memory."""
-    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in NAMES]
+    arrays = []
+    for name in NAMES:
+        path = folder / f"{name}.npy"
+        arrays.append(np.load(path, mmap_mode="r" if path.stat().st_size > _HEADER_BYTES else None))  # no map of nothing
     return arrays[0], arrays[1], arrays[2]

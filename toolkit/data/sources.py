@@ -161,6 +161,8 @@ class Mixture:
             raise ValueError("Mixture.parts: it is empty; name at least one source")
         if self.weights is not None and len(self.weights) != len(self.parts):
             raise ValueError(f"Mixture.weights: {len(self.weights)} weights for {len(self.parts)} parts; give one each, or None")
+        if self.weights is None and any(getattr(part, "stream", False) for part in self.parts):
+            raise ValueError("Mixture.weights: nobody knows how large a stream is; give each part a weight")
         if self.weights is not None and not sum(self.weights) < float("inf"):
             raise ValueError(f"Mixture.weights: expected finite numbers, got {self.weights}")
 
