@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.laws.test_models import one_thread
 from toolkit.models import LinearRope, Transformer, TransformerConfig, load_tokenizer
-from toolkit.serve import Engine, Generations, Sampling
+from toolkit.serve import Engine, Generations, Sampling, StopGeneration
 from toolkit.serve.sampling import choose, penalise, truncate, uniforms
 from toolkit.values import dump, load, parse, source
 
@@ -173,6 +173,80 @@ def test_a_character_is_heard_when_it_is_whole():
     assert (result.texts, heard) == (["é語"], ["", "é", "", "", "語", ""])
 
 
+def test_the_listener_can_end_one_row():
+    heard: list[tuple[int, int]] = []
+
+    def listen(number: int, token: int, text: str) -> bool:
+        heard.append((number, token))
+        return number == 1 and sum(n == 1 for n, _ in heard) == 3
+
+    one, whole = model(), generate(model(), PROMPTS, max_tokens=10)
+    result = Engine(one, TOKENIZER).generate(PROMPTS, Sampling(max_tokens=10), on_token=listen)
+    assert result.finish_reasons == ["length", "cancelled", "length", "length"]
+    assert result.token_ids[1] == whole.token_ids[1][:3] == [token for number, token in heard if number == 1]
+    assert [ids for n, ids in enumerate(result.token_ids) if n != 1] == [ids for n, ids in enumerate(whole.token_ids) if n != 1]
+
+
+def test_the_listener_can_end_all_rows():
+    def listen(number: int, token: int, text: str) -> None:
+        if number == 2:
+            raise StopGeneration
+
+    one = model().train()
+    result = Engine(one, TOKENIZER).generate(PROMPTS, Sampling(max_tokens=10), on_token=listen)
+    assert result.finish_reasons == ["cancelled"] * 4
+    assert [len(ids) for ids in result.token_ids] == [1, 1, 1, 0]
+    assert result.texts[3] == ""
+    assert one.training
+
+
+def test_what_a_listener_writes_is_not_a_wish_to_end():
+    result = Engine(model(), TOKENIZER).generate(["a"], Sampling(max_tokens=5), on_token=lambda *_: 1)
+    assert result.finish_reasons == ["length"]
+
+
+@every_model
+@torch.no_grad()
+def test_scores_are_those_of_a_plain_forward(one):
+    continuations = ["", "x", "a longer one", [3, 4]]
+    scores = Engine(one, TOKENIZER).score(PROMPTS, continuations, temperature=0.5, alternatives=3)
+    assert [len(each) for each in scores.log_probs] == [0, 1, 12, 2]
+    for row, (prompt, ids) in enumerate(zip(PROMPTS, scores.token_ids, strict=True)):
+        before = TOKENIZER.encode(prompt, special=True)
+        log_probs = (one(torch.tensor([before + ids]))[0] / 0.5).log_softmax(-1)
+        for place, token in enumerate(ids):
+            here = log_probs[len(before) - 1 + place]
+            assert scores.log_probs[row][place] == pytest.approx(here[token].item(), abs=1e-9)
+            best = here.topk(3)
+            assert [token for token, _ in scores.alternatives[row][place]] == best.indices.tolist()
+            assert [chance for _, chance in scores.alternatives[row][place]] == pytest.approx(best.values.tolist(), abs=1e-9)
+
+
+def test_what_was_sampled_scores_as_it_was_reported(monkeypatch):
+    engine = Engine(model(), TOKENIZER)
+    result = engine.generate(PROMPTS, Sampling(max_tokens=9, temperature=0.8))
+    want = engine.score(PROMPTS, result.token_ids, temperature=0.8)
+    assert [pytest.approx(each, abs=1e-9) for each in want.log_probs] == result.log_probs
+    assert want.alternatives == [[[]] * len(ids) for ids in result.token_ids]
+    monkeypatch.setattr("toolkit.serve.score._LOGITS", 257 * 10)  # one row at a time
+    assert [pytest.approx(each, abs=1e-9) for each in want.log_probs] == engine.score(
+        PROMPTS, result.token_ids, temperature=0.8
+    ).log_probs
+
+
+def test_scores_that_cannot_be_are_refused():
+    engine = Engine(model(), TOKENIZER)
+    for prompts, ways, message in (
+        (["a", "b"], {}, "2 prompts and 1 continuations"),
+        ([""], {}, "prompt 0 is empty"),
+        (["a" * 64], {}, "prompt 0 has 64 tokens"),
+        (["a"], {"temperature": 0.0}, "temperature must be above 0"),
+        (["a"], {"alternatives": 258}, "alternatives must be between 0 and the vocabulary's 257, got 258"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            engine.score(prompts, ["x"], **ways)
+
+
 def test_prompts_may_be_ids():
     one = model()
     assert generate(one, [TOKENIZER.encode("abc")], max_tokens=4) == generate(one, ["abc"], max_tokens=4)
@@ -233,6 +307,28 @@ def test_every_token_gets_its_share_of_the_uniform_numbers():
     assert choose(chance.log().expand(3, 7), edges).tolist() == [1, 5, 5]
 
 
+def test_a_large_vocabulary_is_sampled_by_blocks():
+    size = 70_001
+    chance = torch.zeros(size)
+    chance[[0, 255, 256, 40_000, size - 1]] = torch.tensor([0.1, 0.2, 0.05, 0.4, 0.25])
+    uniform = (torch.arange(100, dtype=torch.float64) + 0.5) / 100
+    tokens = choose(chance.log().expand(100, size), uniform)
+    assert torch.bincount(tokens, minlength=size)[[0, 255, 256, 40_000, size - 1]].tolist() == [10, 20, 5, 40, 25]
+    edges = torch.tensor([0.0, 1.0 - 1e-17, 1.0], dtype=torch.float64)
+    assert choose(chance.log().expand(3, size), edges).tolist() == [0, size - 1, size - 1]
+
+
+@pytest.mark.parametrize("scale", [0.01, 4.0])
+def test_the_nucleus_of_a_large_vocabulary_is_that_of_sorting_it(scale):
+    logits = scale * torch.randn(3, 3000, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    sorted_, order = logits.sort(-1, descending=True)
+    chance = sorted_.softmax(-1)
+    kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, chance.cumsum(-1) - chance < 0.6)
+    assert torch.equal(truncate(logits, Sampling(top_p=0.6)).isfinite(), kept)
+    both = truncate(truncate(logits, Sampling(top_k=50)), Sampling(top_p=0.6))
+    assert torch.equal(truncate(logits, Sampling(top_k=50, top_p=0.6)), both)
+
+
 def test_truncation_keeps_what_it_says():
     logits = torch.tensor([[0.4, 0.3, 0.15, 0.1, 0.05]]).log()
     kept = lambda **ways: truncate(logits, Sampling(**ways)).isfinite()[0].tolist()  # noqa: E731
@@ -260,3 +356,4 @@ def test_random_numbers_are_uniform_and_apart():
     assert drawn.shape == (6, 2000)
     assert torch.corrcoef(drawn).fill_diagonal_(0).abs().max() < 0.1
     assert drawn.mean(1).sub(0.5).abs().max() < 4 * math.sqrt(1 / 12 / 2000)
+

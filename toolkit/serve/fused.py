@@ -7,8 +7,8 @@ residual is added inside the product (`addmm_`); attention is that of `held.py`.
 
 The weights of fused projections are copied side by side, anew at every `generate`: they are those of the model at that
 moment, however it was trained in between. That costs the memory of the q, k, v, gate and up projections once more, and
-about the time of one decoding step. An adapter on one of them is merged into the copy in float32 and float64; under
-narrower types merging would round the adapter away, and its module is called instead.
+about the time of one decoding step. In float32 and float64 a projection with an adapter is merged into a copy of its own or
+the fused one; under narrower types merging would round the adapter away, and its module is called instead.
 
 Shapes: R rows, D width, H query heads, K key and value heads, Q = H + K or H + 2 K, C channels of a head, F width of the
 feed-forward layer, I inputs and O outputs of a projection, V vocabulary.
@@ -92,11 +92,17 @@ class FusedDecoder:
     def _buffers(self) -> None:
         c, rows, like = self.config, self._held.rows, self.model.model.norm.weight
         queries, keys = c.num_attention_heads, c.num_key_value_heads
-        self._heads_RQC = like.new_empty(rows, queries + 2 * keys, c.head_dim)
-        self._turned_RQC = like.new_empty(rows, queries + keys, c.head_dim)
-        self._wide_RF = like.new_empty(rows, 2 * c.intermediate_size)
+        heads_RQC = like.new_empty(rows, queries + 2 * keys, c.head_dim)
+        turned_RQC = like.new_empty(rows, queries + keys, c.head_dim)
+        self._wide_RO = like.new_empty(rows, 2 * c.intermediate_size)
+        # Views are made once, too: a step has hundreds.
+        self._heads_RO = heads_RQC.flatten(1)
+        self._straight_RHC, self._straight_RKC, self._v_RKC = heads_RQC.tensor_split((queries, queries + keys), 1)
+        self._q_RHC, self._k_RKC = turned_RQC.tensor_split((queries,), 1)
+        self._halves = (*heads_RQC[:, : queries + keys].chunk(2, -1), *turned_RQC.chunk(2, -1))
+        self._gate_RF, self._up_RF = self._wide_RO.chunk(2, 1)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self, tokens_R: Int[Tensor, "R"], positions_R: Int[Tensor, "R"]) -> Float[Tensor, "R V"]:
         """Append one token to every row, at these positions; returns the logits of the next."""
         decoder = self.model.model
@@ -105,9 +111,8 @@ class FusedDecoder:
         angles = self._angles(positions_R) if self._cos_sin is None else tuple(table[positions_R] for table in self._cos_sin)
         for number, layer in enumerate(self.layers):
             self._attend(x_RD, layer, number, angles)
-            wide_RF = layer.gate_up(_norm(x_RD, layer.block.post_attention_layernorm), self._wide_RF)
-            gate_RF, up_RF = wide_RF.chunk(2, 1)
-            _add(x_RD, layer.block.mlp.down_proj, F.silu(gate_RF, inplace=True).mul_(up_RF))
+            layer.gate_up(_norm(x_RD, layer.block.post_attention_layernorm), self._wide_RO)
+            layer.down.add_to(x_RD, F.silu(self._gate_RF, inplace=True).mul_(self._up_RF))
         return self.model.head(_norm(x_RD, decoder.norm))
 
     def _angles(self, positions_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,16 +120,14 @@ class FusedDecoder:
         return cos[:, 0], sin[:, 0]
 
     def _attend(self, x_RD: Tensor, layer: _Layer, number: int, angles: tuple[Tensor, ...]) -> None:
-        c, attention = self.config, layer.block.self_attn
-        queries, turned = c.num_attention_heads, c.num_attention_heads + c.num_key_value_heads
-        layer.query_key_value(_norm(x_RD, layer.block.input_layernorm), self._heads_RQC.flatten(1))
-        q_RHC, k_RKC, v_RKC = self._heads_RQC.tensor_split((queries, turned), 1)
+        attention = layer.block.self_attn
+        layer.query_key_value(_norm(x_RD, layer.block.input_layernorm), self._heads_RO)
         if attention.q_norm is not None and attention.k_norm is not None:
-            q_RHC.copy_(_norm(q_RHC, attention.q_norm))
-            k_RKC.copy_(_norm(k_RKC, attention.k_norm))
-        _turn(self._heads_RQC[:, :turned], angles, self._turned_RQC)
-        q_RHC, k_RKC = self._turned_RQC.tensor_split((queries,), 1)
-        _add(x_RD, attention.o_proj, self._held.attend(number, q_RHC, k_RKC, v_RKC, window=c.window(number)))
+            self._straight_RHC.copy_(_norm(self._straight_RHC, attention.q_norm))
+            self._straight_RKC.copy_(_norm(self._straight_RKC, attention.k_norm))
+        _turn(self._halves, angles)
+        mixed_RI = self._held.attend(number, self._q_RHC, self._k_RKC, self._v_RKC, window=self.config.window(number))
+        layer.output.add_to(x_RD, mixed_RI)
 
 
 class _Layer:
@@ -134,7 +137,9 @@ class _Layer:
         self.block = block
         attention, mlp = block.self_attn, block.mlp
         self.query_key_value = _Product((attention.q_proj, attention.k_proj, attention.v_proj))
+        self.output = _Sum(attention.o_proj)
         self.gate_up = _Product((mlp.gate_proj, mlp.up_proj))
+        self.down = _Sum(mlp.down_proj)
 
 
 class _Product:
@@ -161,6 +166,21 @@ class _Product:
         return torch.addmm(self.bias_O, x_RI, self.weight_IO, out=out_RO)
 
 
+class _Sum:
+    """x += module(y), inside the product for a layer with a plain weight and no bias."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        pair = _weight_and_bias(module)
+        self.weight_IO = None if pair is None or pair[1] is not None else pair[0].t()
+
+    def add_to(self, x_RO: Tensor, y_RI: Tensor) -> None:
+        if self.weight_IO is None:
+            x_RO.add_(self.module(y_RI))
+        else:
+            x_RO.addmm_(y_RI, self.weight_IO)
+
+
 def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """What a plain layer, or one with an adapter that can be merged exactly, multiplies by; None where only a call is right."""
     if any(getattr(module, hooks) for hooks in _HOOKS):
@@ -177,23 +197,13 @@ def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     return merged() if base.weight.dtype in EXACT and callable(merged) else None
 
 
-def _add(x_RD: Tensor, module: nn.Module, y_RI: Tensor) -> None:
-    """x += module(y), inside the product for a plain layer without bias."""
-    pair = _weight_and_bias(module) if type(module) is nn.Linear else None
-    if pair is None or pair[1] is not None:
-        x_RD.add_(module(y_RI))
-    else:
-        x_RD.addmm_(y_RI, pair[0].t())
-
-
 def _norm(x: Tensor, norm: Any) -> Tensor:
     return F.rms_norm(x, norm.weight.shape, norm.weight, norm.eps)
 
 
-def _turn(x_RQC: Tensor, angles: tuple[Tensor, Tensor], out_RQC: Tensor) -> None:
-    """Rotary positions of one token a row, as `rotate` computes them, into `out_RQC`."""
+def _turn(halves: tuple[Tensor, ...], angles: tuple[Tensor, ...]) -> None:
+    """Rotary positions of one token a row, as `rotate` computes them; the last two `halves` take the result."""
+    first, second, new_first, new_second = halves
     cos, sin = angles
-    first, second = x_RQC.chunk(2, -1)
-    new_first, new_second = out_RQC.chunk(2, -1)
     torch.mul(first, cos, out=new_first).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=new_second).addcmul_(first, sin)

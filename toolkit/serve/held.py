@@ -86,12 +86,12 @@ class Held:
         """Write the new keys and values of one layer, and mix the values of the last `window` tokens; I = H * C."""
         keys_NSC, values_NSC = self.keys_NSC[layer], self.values_NSC[layer]
         for held_NSC, new_RKC in ((keys_NSC, k_RKC), (values_NSC, v_RKC)):
-            split = held_NSC.unflatten(0, (-1, self.num_keys, self.group))
-            split[:, :, :, self.length - 1] = self._by_prompt(new_RKC)
+            held_PKJSC = held_NSC.view(-1, self.num_keys, self.group, self.room, self.channels)
+            held_PKJSC.select(3, self.length - 1).copy_(self._by_prompt(new_RKC))
         shared = 0 if self.prompts is None else self.prompts.length
         first = 0 if window is None else max(0, shared + self.length - window)
         own = slice(max(0, first - shared), self.length)
-        q_PKJGC = self._by_prompt(q_RHC.unflatten(1, (self.num_keys, -1)))
+        q_PKJGC = self._by_prompt(q_RHC.view(self.rows, self.num_keys, -1, self.channels))
         k_NSC, v_NSC = keys_NSC[:, own], values_NSC[:, own]
         if not self.exact:
             return self._in_one_kernel(q_PKJGC.flatten(0, 2), k_NSC, v_NSC, own)
@@ -138,7 +138,7 @@ class Held:
 
     def _by_prompt(self, x_RK: Tensor) -> Tensor:
         """[R, K, ...] as [P, K, J, ...]: the rows of a group stand inside each key head."""
-        return x_RK.unflatten(0, (-1, self.group)).transpose(1, 2)
+        return x_RK.view(-1, self.group, *x_RK.shape[1:]).transpose(1, 2)
 
     def _spread(self, prompts_R: Tensor, samples_R: Tensor | None) -> None:
         """Give each row its own copy of its prompt."""
