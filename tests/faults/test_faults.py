@@ -97,7 +97,7 @@ def test_jumping_clocks_and_a_stopped_supervisor(tmp_path: Path, monkeypatch: py
         for jump in (-7200, 86400 * 400):
             ours.setattr(time, "time", lambda jump=jump: now() + jump)
             assert (run.state.name, run.state.silent) == ("running", None)
-    monkeypatch.setattr(pulse, "STALE", 4.0)
+    monkeypatch.setattr(pulse, "STALE", 3.0)
     os.kill(supervisor, signal.SIGSTOP)
     until(lambda: run.state.silent)
     assert run.state.name == "running"
@@ -176,9 +176,8 @@ def test_a_full_disk_is_named_and_costs_nothing_but_the_checkpoint(tmp_path: Pat
     ("where", "shown"),
     [
         ("toolkit.launch:describe", None),
-        ("toolkit.launch:write_holder", None),
         ("toolkit.launch:begin_attempt!", None),
-        ("toolkit.launch:_prepare!", "lost"),
+        ("toolkit.launch:write_holder", "lost"),
         ("toolkit.launch.local:subprocess.Popen!", "running"),
     ],
 )

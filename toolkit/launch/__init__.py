@@ -121,9 +121,9 @@ def _locked(folder: Path) -> Iterator[_Locks]:
 
 
 def _prepare(folder: Path, said: dict[str, Any], locks: _Locks) -> None:
-    write_holder(locks.run, said["attempt"])
     begin_attempt(folder, said["attempt"])
     replace_json(folder / "launch.json", said)
+    write_holder(locks.run, said["attempt"])  # Last: from here on what the attempts before came to is history.
 
 
 def _attempt(folder: Path, made: bool) -> int:

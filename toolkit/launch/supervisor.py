@@ -37,6 +37,8 @@ GRACE = 1.0
 """Seconds after the first failure in which other ranks may show that they failed first."""
 PATIENCE = 5.0
 """Seconds between the request to end and the kill."""
+HUNG = 1.0
+"""The same where the ranks hang: those that wait inside native code hear no request."""
 KEEPING = 30.0
 """Seconds that a stop and keep may take when the kernel or the system ends the run."""
 
@@ -264,7 +266,7 @@ class Supervisor:
         if why == "stop" and self.workers:
             self.keeper.show("stopping")
         self._signal(signal.SIGTERM)
-        self.kill_at = time.monotonic() + PATIENCE
+        self.kill_at = time.monotonic() + (HUNG if self.hung else PATIENCE)
 
     def _kill(self, message: str) -> None:
         if self.ending != "failure":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -46,8 +47,12 @@ def _append(folder: Path, command: str, arguments: dict[str, Any]) -> int:
             text = "\n" + text
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            os.write(descriptor, text.encode())
+            if os.write(descriptor, text.encode()) < len(text.encode()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, len(written))  # A command that was not sent is not obeyed either.
+            raise
         finally:
             os.close(descriptor)
     return number
