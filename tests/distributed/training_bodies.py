@@ -10,7 +10,8 @@ from toolkit.data import IGNORED, Packed, StepLoader, held_out_batches
 from toolkit.models import Transformer, TransformerConfig
 from toolkit.parallel import Plan
 from toolkit.runs import current
-from toolkit.training import Cosine, LanguageModule, MeshStrategy
+from toolkit.training import Evaluate, LanguageModule, MeshStrategy, Optimizer, Schedule
+from toolkit.values import parse
 
 CONFIG = TransformerConfig(
     vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
@@ -83,10 +84,19 @@ def fit(
     dropout: float = 0.0,
     steps: int = 10,
     micro_rows: int = 2,
+    schedule: str = "Cosine(warmup=2)",
+    optimizer: str = "AdamW()",
+    weight_decay: float = 0.0,
+    lr: float = 1e-2,
+    narrow: bool = False,
+    patience: int | None = None,
     save: tuple[str, int] | None = None,
     resume: str | None = None,
 ) -> dict[str, object]:
-    """Train, and return the losses, the first gradients, the held-out loss and the final trained weights."""
+    """Train, and return the losses, the first gradients, the held-out loss and the final trained weights.
+
+    `narrow` multiplies in bfloat16; `patience` measures held-out text after each step and may end the training by it.
+    """
     layout = Plan(**plan)
     context = current()
     lightning.seed_everything(1, verbose=False)
@@ -96,20 +106,27 @@ def fit(
         model = Transformer(CONFIG, seed=3).to(getattr(torch, dtype))
         return adapt(model, {"*.q_proj": LoRA(rank=2, dropout=dropout), "*.down_proj": LoRA(rank=3)}) if adapted else model
 
-    module = Watched(build, lr=1e-2, steps=steps, schedule=Cosine(warmup=2), clip=0.5)
+    module = Watched(
+        build, lr=lr, steps=steps, schedule=parse(schedule, Schedule), optimizer=parse(optimizer, Optimizer),
+        weight_decay=weight_decay, clip=0.5, param_dtype=torch.bfloat16 if narrow else None,
+    )
     module.frozen_from_recipe = adapted
     data = dict(rank=context.rank, ranks=layout.data_ranks)
     loader = StepLoader(unequal(), sequences_per_step=8, micro_sequences=micro_rows, seed=5, **data)
+
+    def held_out():
+        return held_out_batches(unequal(rows=7), micro_sequences=micro_rows, **data)
+
+    callbacks = [] if patience is None else [Evaluate(every=1, batches=held_out, patience=patience)]
     trainer = lightning.Trainer(
         accelerator="cpu", devices=layout.world_size, strategy=MeshStrategy(layout), max_steps=steps, max_epochs=-1,
-        callbacks=[SaveAt(*save)] if save else [], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False,
+        callbacks=callbacks + ([SaveAt(*save)] if save else []), logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )
     trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
-    held_out = module.evaluate(held_out_batches(unequal(rows=7), micro_sequences=micro_rows, **data))
     weights = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
             weights[name] = whole.detach().flatten().tolist()
-    return {"losses": module.losses, "gradients": module.gradients, "held_out": held_out, "weights": weights}
+    return {"losses": module.losses, "gradients": module.gradients, "held_out": module.evaluate(held_out()), "weights": weights}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from torch import Tensor, nn
 
@@ -44,7 +44,7 @@ def check_batch(recipe: FineTune | Pretrain) -> None:
         raise ValueError(f"{name}.micro_rows: {rows // ranks} rows a process are not a multiple of {recipe.micro_rows}")
 
 
-def tokenizer_of(recipe: FineTune | Pretrain, learned: Sequence[Text]) -> Tokenizer:
+def tokenizer_of(recipe: FineTune | Pretrain, learned: Iterable[Text]) -> Tokenizer:
     """The recipe's tokenizer; one that is to be trained is trained on the documents `learned`, once.
 
     Errors: `ValueError` for a model without one.

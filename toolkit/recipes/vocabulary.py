@@ -7,7 +7,7 @@ the trainer is that of the `tokenizers` library. Any text can be written in it, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["BPE", "trained"]
 
 END = "<|endoftext|>"
+MOST_CHARACTERS = 1 << 25
+"""Of more text than this only the beginning is learned from: what follows hardly changes the merges."""
 _TRAINER = 1  # part of the cache key: raise it when trained() makes something else
 
 
@@ -35,7 +37,7 @@ class BPE:
     __post_init__ = check
 
 
-def trained(bpe: BPE, documents: Sequence[Text]) -> Tokenizer:
+def trained(bpe: BPE, documents: Iterable[Text]) -> Tokenizer:
     """The tokenizer learned from `documents`, kept in the user's cache under a hash of both.
 
     >>> trained(BPE(vocab_size=300), [Document("", "to be or not to be")]).vocab_size <= 300
@@ -45,15 +47,16 @@ def trained(bpe: BPE, documents: Sequence[Text]) -> Tokenizer:
     from toolkit.models import Tokenizer
     from toolkit.models.storage import build_once, cache_folder
 
-    digest = hashlib.sha256(f"{_TRAINER} {bpe.vocab_size} {Documents.of(documents).fingerprint}".encode())
+    texts = list(_beginning(documents))
+    digest = hashlib.sha256(f"{_TRAINER} {bpe.vocab_size} {Documents.of(texts).fingerprint}".encode())
 
     def make(folder: Path) -> None:
-        _train(bpe, documents).save(folder)
+        _train(bpe, texts).save(folder)
 
     return Tokenizer.from_folder(build_once(cache_folder("models") / f"bpe-{digest.hexdigest()[:16]}", make))
 
 
-def _train(bpe: BPE, documents: Sequence[Text]) -> Tokenizer:
+def _train(bpe: BPE, documents: Iterable[Text]) -> Tokenizer:
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -71,6 +74,16 @@ def _train(bpe: BPE, documents: Sequence[Text]) -> Tokenizer:
     rust.train_from_iterator((part for text in documents for part in _parts(text)), trainer)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "add_prefix_space": False}
     return Tokenizer(rust, settings, where="the trained tokenizer")
+
+
+def _beginning(documents: Iterable[Text]) -> Iterator[Text]:
+    """The first documents, up to MOST_CHARACTERS together."""
+    seen = 0
+    for text in documents:
+        yield text
+        seen += sum(map(len, text))
+        if seen >= MOST_CHARACTERS:
+            return
 
 
 def _parts(text: Text) -> list[str]:

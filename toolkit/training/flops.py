@@ -26,7 +26,13 @@ GPUS = {
     **dict.fromkeys(("H100", "H200", "GH200"), 989e12),
     **dict.fromkeys(("B200", "GB200"), 2250e12),
     **dict.fromkeys(("A100", "A800"), 312e12),
-    "H100 PCIe": 756e12, "H100 NVL": 835e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12, "A10": 125e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "L40": 181e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "A10G": 70e12,
 }
 """Dense bfloat16 products a second that the makers state, by part of the device's name; the longest that fits counts."""
 SIDE = 768
