@@ -152,6 +152,10 @@ class Follower:
         """Begin anew at the next `read`, as if the folder had not been seen before."""
         self._forget()
 
+    def step(self, attempt: int) -> int:
+        """The last step of which there are metrics, if that attempt made it, else 0; the state names it up to a second later."""
+        return self._pace[-1][1] if self._pace and self._attempt == attempt and not self._unsettled else 0
+
     def seconds_per_step(self) -> float | None:
         """Mean over the last steps of this attempt, None before there are two."""
         if len(self._pace) < 2 or self._pace[-1][1] <= self._pace[0][1]:

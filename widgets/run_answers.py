@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.runs import Run, runs
@@ -20,6 +22,8 @@ __all__ = ["Answers"]
 
 MOST_PAGES = 4
 """Pages that may follow a log or the ranks at a time; of more, those that asked last."""
+RANKS_EVERY = 1.0
+"""Seconds between two tables of the ranks."""
 MOST_CHOICES = 30
 WHOLE = {"max_steps", "log_every", "checkpoint_every"}
 """Settings that are whole numbers."""
@@ -33,7 +37,7 @@ class Answers:
         self._monitor = monitor
         self._stopped: set[tuple[str, int]] = set()
         self._followed: dict[str, dict[str, Any]] = {}
-        self._shown: dict[str, Any] = {}
+        self._shown: dict[str, tuple[int | None, float]] = {}
 
     def receive(self, message: dict[str, Any]) -> None:
         """Do what a page asks, and send the answer."""
@@ -77,26 +81,29 @@ class Answers:
             one = self._named(wanted.get("run"))
             if one is None or one.gone:
                 continue
+            mark, (shown, at) = self._mark(one, wanted), self._shown.get(page, (None, 0.0))
+            if mark == shown or (wanted["kind"] == "ranks" and time.monotonic() - at < RANKS_EVERY):
+                continue
+            self._shown[page] = mark, time.monotonic()
             said = {name: wanted.get(name) for name in ("kind", "run", "rank", "words", "page")}
             if wanted["kind"] == "ranks":
-                found: Any = {"ranks": one.ranks()}
+                found: dict[str, Any] = {"ranks": one.ranks()}
             else:
-                place = log_path(one.run.folder, self._rank(one, wanted.get("rank")))
-                size = place.stat().st_size if place.is_file() else 0
-                if self._shown.get(page) == size:
-                    continue
-                found, self._shown[page] = read_page(place, str(wanted.get("words") or "")[:200]), size
-            if wanted["kind"] == "ranks" and self._shown.get(page) == found:
-                continue
-            if wanted["kind"] == "ranks":
-                self._shown[page] = found
+                found = read_page(self._log(one, wanted), str(wanted.get("words") or "")[:200])
             self._monitor.send({**said, **found})
 
+    def _mark(self, one: WatchedRun, wanted: dict[str, Any]) -> int:
+        """What changes when there is something new to send: the last step of the ranks, or the size of the log."""
+        if wanted["kind"] == "ranks":
+            return one.rank_step
+        place = self._log(one, wanted)
+        return place.stat().st_size if place.is_file() else 0
+
     @staticmethod
-    def _rank(one: WatchedRun, rank: Any) -> int | str:
-        if rank == "supervisor":
-            return "supervisor"
-        return rank if isinstance(rank, int) and 0 <= rank < one.processes else 0
+    def _log(one: WatchedRun, wanted: dict[str, Any]) -> Path:
+        rank = wanted.get("rank")
+        known = rank == "supervisor" or (isinstance(rank, int) and 0 <= rank < one.processes)
+        return log_path(one.run.folder, rank if known and rank is not None else 0)
 
     def _answer(self, name: str, act: Callable[[], object]) -> None:
         """Send an empty text, or why it was refused."""

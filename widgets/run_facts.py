@@ -49,28 +49,30 @@ PAST = {"pause": "paused", "resume": "resumed", "checkpoint": "checkpoint", "sto
 def status(run_id: str, state: State, follower: Follower, now: float) -> dict[str, Any]:
     """State, step, times and the commands that fit; `now` in seconds since 1970."""
     pace = follower.seconds_per_step() if state.name == "running" else None
-    rest = None if pace is None or not state.total_steps else max(0, state.total_steps - (state.step or 0)) * pace
+    step = max(state.step or 0, 0 if state.final else follower.step(state.attempt))
+    progress = min(1.0, step / state.total_steps) if state.total_steps else None
+    rest = None if pace is None or not state.total_steps else max(0, state.total_steps - step) * pace
     end = state.since if state.final else now
     allowed = [name for name in COMMANDS.get(state.name, ()) if name in UNCONTROLLED or state.controls]
     return {
         "id": harmless(run_id, 100),
         "state": state.name,
         "final": state.final,
-        "step": state.step or 0,
+        "step": step,
         "total": state.total_steps,
-        "progress": state.progress,
+        "progress": progress,
         "left": None if rest is None else round(rest),
         "elapsed": round(max(0.0, end - state.started)) if state.started else None,
         "attempt": state.attempt,
         "message": harmless(state.message, 300),
         "allowed": allowed,
-        "summary": f"Run {state.name}{_tenths(state)}",
+        "summary": f"Run {state.name}{_tenths(progress)}",
     }
 
 
-def _tenths(state: State) -> str:
+def _tenths(progress: float | None) -> str:
     """Progress in words that change ten times a run, so that a screen reader is not flooded."""
-    return "" if state.progress is None else f", {math.floor(state.progress * 10) * 10} % done"
+    return "" if progress is None else f", {math.floor(progress * 10) * 10} % done"
 
 
 def details(state: State, follower: Follower, logs: Callable[[int], str]) -> dict[str, Any]:

@@ -147,6 +147,11 @@ class WatchedRun:
             found["arguments"] = launched["arguments"]
         return found | {"processes": launched.get("processes", 1)}
 
+    @property
+    def rank_step(self) -> int:
+        """The last step that every rank has written, -1 before there is one."""
+        return self._ranks["step_seconds"].step
+
     def ranks(self) -> list[dict[str, Any]]:
         """Of every rank: the last step, step time, its middle over the last steps, and memory."""
         times, memory = (self._ranks[metric].recent_RN for metric in ACROSS_RANKS)

@@ -139,4 +139,5 @@ def test_another_run_is_added_and_one_vanishes(compared: tuple[Notebook, Locator
     folder.with_name("elsewhere").rename(folder)
     expect(root.locator(".sb-monitor-badge")).to_have_text("finished")
     laws.follows_theme(book, root, "compare")
+    laws.fits_at_double_zoom(book, root, "compare")
     laws.stays_here(book)

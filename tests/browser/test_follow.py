@@ -138,7 +138,7 @@ CHARTS = """() => {
     return {
         off: charts.smoothed([steps, noisy], 0) === noisy,
         constant: charts.smoothed([[1, 5, 9], [2, null, 2]], amount),
-        rough: Math.max(...smooth.slice(1).map((value, at) => Math.abs(value - smooth[at]))),
+        rough: Math.max(...smooth.slice(21).map((value, at) => Math.abs(value - smooth[20 + at]))),
         thin: Math.abs(charts.smoothed([steps.filter(s => s % 2), noisy.filter((_, s) => s % 2)], amount)[0] - noisy[1]),
         align: charts.align([[[1, 3], [10, 30]], [[2, 3], [2, null]]]),
         spliced: charts.spliced(low, fine, 40, 60),

@@ -11,7 +11,9 @@ from playwright.sync_api import Locator, expect
 
 from tests.browser import laws, toy
 from tests.browser.laws import Lab, Notebook
-from toolkit.runs import Run
+from toolkit.runs import EventWriter, Run, send
+from toolkit.runs.control import begin_attempt
+from toolkit.runs.files import replace_json
 
 LAUNCH = """
 from toolkit.launch import launch
@@ -170,6 +172,15 @@ def test_settings_from_here_and_from_elsewhere(watched: Watched) -> None:
     expect(rows.nth(2)).to_contain_text(re.compile(r"set lr to 0\.0003.*here.*in force after step"))
 
 
+def test_two_tabs_steer_the_same_run(watched: Watched) -> None:
+    def pause(other: Locator) -> None:
+        laws.acts(other, "Pause", lambda: watched.shows("paused"))
+        expect(other.locator(".sb-monitor-badge")).to_have_text("paused")
+        laws.acts(other, "Resume", lambda: watched.shows("running"))
+
+    laws.lives_in_two_tabs(watched.book, MONITOR, pause)
+
+
 def test_stop_and_keep_then_resume(watched: Watched) -> None:
     laws.acts(watched.root, "Stop and keep", lambda: watched.shows("stopped"))
     commands = watched.root.get_by_role("group", name="Commands").get_by_role("button")
@@ -235,9 +246,10 @@ def test_notebook_7_shows_the_same(watched: Watched, lab: Lab) -> None:
 
 
 def test_a_hostile_run_is_inert(lab: Lab) -> None:
-    folder = lab.work / "runs" / "hostile"
-    make_hostile(folder)
-    book = lab.open(WATCH.format(folder=str(folder)))
+    folder, beside = lab.work / "runs" / "hostile", lab.work / "runs" / "<img src=x onerror=window.hacked=1>"
+    for place in (folder, beside):
+        make_hostile(place)
+    book = lab.open(WATCH.format(folder=str(folder)).replace("\nmonitor\n", f"\nmonitor.add({str(beside)!r})\nmonitor\n"))
     try:
         root = laws.renders(book, MONITOR, cell=0)
         expect(root.locator(".sb-monitor-badge")).to_have_text("failed")
@@ -245,8 +257,21 @@ def test_a_hostile_run_is_inert(lab: Lab) -> None:
         expect(root.locator("figcaption > b")).to_contain_text(["<img src=x onerror=window.hacked=1>"])
         expect(root.locator(".sb-monitor-failure")).to_contain_text("Rank 0: <b>ValueError</b>")
         expect(root).to_contain_text("<script>window.hacked = 1</script> red evil.txt")
-        root.get_by_role("tab", name="Table").click()
-        laws.is_inert(root)
+        panel = root.get_by_role("tabpanel")
+        for tab, shown in {
+            "Checkpoints": "step 20",
+            "Ranks": "rank 1",
+            "Logs": "<script>window.hacked = 1</script> red",
+            "Commands": "set <u>lr</u> to </script>",
+            "Table": "not finite",
+        }.items():
+            root.get_by_role("tab", name=tab).click()
+            expect(panel).to_contain_text(shown)
+            laws.is_inert(root)
+        differs = root.get_by_role("region", name="What differs")
+        expect(differs).to_contain_text("<b>hostile</b>")
+        expect(differs).to_contain_text("<img src=x onerror=window.hacked=1>")
+        root.get_by_role("button", name="Hide <img").click()  # what is drawn is that of the other one
         text = root.inner_text()
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
         assert len(text) < 30_000
@@ -265,6 +290,11 @@ def test_a_hostile_run_is_inert(lab: Lab) -> None:
 def make_hostile(folder: Path) -> None:
     """A failed run whose every text is an attack, and whose numbers are none."""
     events = toy.make_folder(folder)
+    recipe = {"type": "<i>X</i>", "model": f"<b>{folder.name}</b>", "</td>": {"<script>": folder.name}}
+    replace_json(folder / "recipe.json", recipe)
+    replace_json(folder / "launch.json", {"processes": 2, "on": "<b>", "restart": "os:system"})
+    log = "<script>window.hacked = 1</script> \x1b[31mred\x1b[0m\n"
+    (folder / "rank-0.log").write_bytes(b"y" * 10_000_000 + b"\n\xff\x00\x1b]8;;https://evil.example\x07\n" + log.encode())
     names = ("<img src=x onerror=window.hacked=1>", "__proto__", "constructor", "../../etc/passwd", "\x1b[31mred\u202e", "loss")
     values = (float("nan"), float("inf"), -1e308, 1e308, 5e-324, 0.0)
     for step in range(1, 40):
@@ -272,6 +302,10 @@ def make_hostile(folder: Path) -> None:
     sample = "<script>window.hacked = 1</script> \x1b[31mred\x1b[0m \u202eevil.txt\x00\x07 " + "wide " * 50_000
     events.write("sample", {"prompt": "<svg onload=window.hacked=1>", "text": sample[:300]}, step=39)
     events.write("command", {"n": 1, "command": "set", "name": "<u>lr</u>", "value": "</script>", "applied": 20}, step=20)
+    EventWriter(folder, 1, 1).write("metrics", {"step_seconds": float("nan"), "memory_bytes": -1e308}, step=1)
+    begin_attempt(folder, 1)
+    send(folder, "set", name="<u>lr</u>", value="</script>\x1b[31m")
+    toy.make_checkpoint(folder, 20, float("nan"))
     report = {
         "rank": 0,
         "error": "<b>ValueError</b>\x1b[0m",

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from toolkit.runs import EventWriter, current, read_commands
-from toolkit.runs.files import replace_json
+from toolkit.runs.files import plain, replace_json
 
 RESTART = "toolkit.launch:restart"
 PROMPT = "The with statement"
@@ -121,7 +121,7 @@ def make_checkpoint(folder: Path, step: int, loss: float) -> None:
     place = folder / "checkpoints" / f"step-{step}"
     place.mkdir(parents=True, exist_ok=True)
     replace_json(place / "manifest.json", {})
-    replace_json(place / "state.json", {"step": step, "metrics": {"eval_loss": loss}})
+    replace_json(place / "state.json", plain({"step": step, "metrics": {"eval_loss": loss}}))
     (place / "rank-0.safetensors").write_bytes(bytes(1_000_000))
 
 
