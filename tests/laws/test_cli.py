@@ -1,5 +1,6 @@
 """The command line: flags and values agree, exit statuses and one-line complaints, recipes and how they are followed."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -11,9 +12,10 @@ import pytest
 
 import toolkit.launch
 from tests.laws.command_line import Json, command
-from toolkit.cli import main
-from toolkit.cli.answers import duration, program
+from toolkit.cli import main, recipes
+from toolkit.cli.answers import duration, printable, program, size
 from toolkit.cli.follow import Watch
+from toolkit.cli.main import COMMANDS, parser_for
 from toolkit.cli.recipes import kebab
 from toolkit.parallel import Plan
 from toolkit.recipes import FineTune
@@ -30,7 +32,7 @@ COMPLAINTS = {
     "no such recipe file": (["run", "fine-tune", "--recipe", "nowhere.json"], "nowhere.json: No such file"),
     "resume what": (["run", "fine-tune", "--resume"], "--resume: needs --name"),
     "plan and processes": (["run", "fine-tune", "--plan.dp-shard=2", "--processes=3"], "needs 2 processes"),
-    "unknown action": (["runs", "stpo", "good"], "unknown action 'stpo', did you mean stop?"),
+    "unknown action": (["runs", "pausee", "good"], "unknown action 'pausee', did you mean pause?"),
     "no such setting": (["runs", "set", "good", "color", "1"], "unknown name 'color': expected one of lr, "),
     "no such family": (["systems", "--family", "adaptors"], "--family: unknown 'adaptors', did you mean adapters?"),
     "no such action": (["job"], "required: ACTION"),
@@ -60,7 +62,7 @@ def test_bad_input_is_one_line_and_status_2(
 
 NO_RUN = {
     "no such run": (["runs", "show", "goof"], "no run 'goof' under {root}, did you mean good?"),
-    "no run at all like it": (["runs", "show", "nowhere"], "; `runs` lists what there is"),
+    "no run at all like it": (["runs", "show", "nowhere"], "; `runs --all` lists what there is"),
     "no run in a folder": (["runs", "show", "../x/.."], "it has no launch.json"),
     "over": (["runs", "pause", "good"], "run good is finished: it obeys no command any more"),
     "one of two": (["runs", "compare", "good", "nowhere"], "no run 'nowhere'"),
@@ -73,6 +75,15 @@ def test_a_run_that_is_not_there_or_is_over_is_status_3(arguments: list[str], me
     assert (status, out) == (3, "")
     assert err.count("\n") == 1
     assert message.format(root=project) in err
+
+
+def test_a_pattern_that_names_nothing_is_refused_before_the_start(tmp_path: Path, capsys: Any) -> None:
+    given = ["--adapters", '{"*.q_porj": LoRA(rank=4)}', "--root", str(tmp_path)]
+    status, out, err = command("run", "fine-tune", *given, capsys=capsys)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "--adapters: '*.q_porj' matches no module" in err
+    assert "'*.q_proj'" in err
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_a_name_that_exists_is_refused_before_anything_is_read(project: Path, capsys: Any) -> None:
@@ -244,3 +255,67 @@ def test_the_module_runs_and_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(command_line, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+JSON = {
+    "list": (["runs"], True),
+    "show": (["runs", "show", "good"], False),
+    "tail": (["runs", "tail", "good"], False),
+    "compare": (["runs", "compare", "good", "bad"], False),
+    "clean": (["runs", "clean"], False),
+    "systems": (["systems"], True),
+    "doctor": (["doctor", "--no-self-test"], False),
+    "completion": (["completion", "bash"], False),
+}
+
+
+@pytest.mark.parametrize(("arguments", "many"), JSON.values(), ids=JSON)
+def test_json_has_the_keys_that_the_help_promises(arguments: list[str], many: bool, project: Path, capsys: Any) -> None:
+    (project / "runs" / "good" / "rank-0.log").touch()
+    place = [] if arguments[0] in ("systems", "completion") else ["--root", str(project)]
+    status, out, _ = command(*arguments, "--json", *place, capsys=capsys)
+    assert status == 0
+    found = json.loads(out)
+    found = found[0] if many else found
+    told = " ".join(command(*arguments, "--help", capsys=capsys)[1].split())
+    assert f"--json prints {'a list of objects' if many else 'one object'} with: {', '.join(found)}" in told
+
+
+def test_every_command_has_json() -> None:
+    def leaves(parser: Any) -> list[Any]:
+        below = [action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        return [leaf for choices in below for one in choices for leaf in leaves(one)] or [parser]
+
+    filled = [leaf for name in COMMANDS for leaf in leaves(parser_for([name])._subparsers._group_actions[0].choices[name])]
+    assert len(filled) > 15
+    assert [leaf.prog for leaf in filled if "--json" not in leaf._option_string_actions] == []
+    assert [leaf.prog for leaf in filled if "--json prints" not in (leaf.epilog or "")] == []
+
+
+def test_exit_statuses_are_told(capsys: Any) -> None:
+    told = command("--help", capsys=capsys)[1]
+    assert all(f"\n  {status} " in told for status in (0, 1, 2, 3, 130))
+
+
+def test_flags_of_recipes_are_read_once_and_again_when_the_source_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = recipes.recipes()
+    (stored,) = (tmp_path / "scalebook").iterdir()
+    asked: list[str] = []
+    real = recipes.flags_of
+    monkeypatch.setattr(recipes, "flags_of", lambda type_: asked.append(type_.__name__) or real(type_))
+    assert recipes.recipes() == first
+    assert asked == []
+    for broken in ("{", '{"digest": 1}', json.dumps({**json.loads(stored.read_text()), "recipes": [{"name": "FineTune"}]})):
+        stored.write_text(broken)
+        assert recipes.recipes() == first
+    monkeypatch.setattr(recipes, "_digest", lambda: "changed")
+    assert recipes.recipes() == first
+    assert asked == 4 * [recipe.name for recipe in first.values()]
+
+
+def test_what_a_run_says_cannot_steer_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\tc\nd\x07é\u202e") == "a\\x1b[2Jb\tc\nd\\x07é\\u202e"
+    assert [size(number) for number in (0, 1023, 1024, 3 << 29, 5 << 40)] == ["0 B", "1023 B", "1.0 KiB", "1.5 GiB", "5.0 TiB"]

@@ -2,12 +2,14 @@
 
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.laws.command_line import command
+from tests.laws.command_line import command, living, write_run
 from toolkit.cli.follow import Watch
 from toolkit.runs import Run
 from toolkit.runs.state import State
@@ -50,9 +52,12 @@ def test_runs_show(project: Path, capsys: Any) -> None:
 def test_runs_tail(project: Path, capsys: Any) -> None:
     (project / "runs" / "good" / "rank-0.log").write_text("one\ntwo\nthree\n")
     assert command("runs", "tail", "good", "-n", "2", "--root", str(project), capsys=capsys)[1] == "two\nthree\n"
-    status, _, err = command("runs", "tail", "good", "--rank", "../0", "--root", str(project), capsys=capsys)
-    assert status == 2
-    assert "--rank: expected a number" in err
+    for rank, message in {"../0": "--rank: expected a number", "7": "--rank 7: run good has no such log; there are: 0"}.items():
+        status, _, err = command("runs", "tail", "good", "--rank", rank, "--root", str(project), capsys=capsys)
+        assert status == 2
+        assert message in err
+    told = command("runs", "tail", "good", "--follow", "-n", "1", "--root", str(project), capsys=capsys)[1]
+    assert told == "three\n"
 
 
 @pytest.mark.parametrize("action", [["pause"], ["resume"], ["checkpoint"], ["stop"], ["set", "lr", "0.1"]])
@@ -92,10 +97,13 @@ def test_commands_reach_the_run(
 
 
 def test_restart(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(Run, "restart", lambda self: self)
+    asked: list[int | None] = []
+    monkeypatch.setattr(Run, "restart", lambda self, step=None: asked.append(step) or self)
     status, out, _ = command("runs", "restart", "good", "--root", str(project), capsys=capsys)
     assert status == 0
     assert "Run good starts again" in out
+    assert command("runs", "restart", "good", "--step", "20", "--json", "--root", str(project), capsys=capsys)[0] == 0
+    assert asked == [None, 20]
 
 
 def test_time_left_is_told_from_the_mean_pace() -> None:
@@ -106,3 +114,28 @@ def test_time_left_is_told_from_the_mean_pace() -> None:
     assert watch.line(State(name="paused", step=14)) == "paused · step 14 · loss 2.000"
     watch._first = watch._last
     assert watch.seconds_left(20) is None
+
+
+def test_tail_follows_a_live_log_to_its_end(tmp_path: Path, capsys: Any) -> None:
+    folder = write_run(tmp_path, "talks")
+    log = folder / "rank-0.log"
+    log.write_text("before\n")
+    over = threading.Event()
+
+    def live() -> None:
+        with living(folder), log.open("a") as file:
+            over.wait(5)
+            for text in ("half a li", "ne\n", "told \x1b[2J and the rest"):
+                file.write(text)
+                file.flush()
+                time.sleep(0.1)
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    threading.Timer(0.2, over.set).start()
+    while Run(folder).state.final:
+        time.sleep(0.01)
+    status, out, _ = command("runs", "tail", "talks", "--follow", "--root", str(tmp_path), capsys=capsys)
+    thread.join()
+    assert status == 0
+    assert out == "before\nhalf a line\ntold \\x1b[2J and the rest\n"

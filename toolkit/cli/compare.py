@@ -17,8 +17,10 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 HEIGHT = 14
 POINTS = 10_000_000
 """Steps that are compared one by one: all that a run has."""
-LOWER = ("loss", "seconds", "memory", "perplexity")
+LOWER = ("loss", "seconds", "memory", "perplexity", "norm")
 """A metric whose name holds one of these is best where it is lowest; any other where it is highest."""
+JUDGED = ("loss", "perplexity", "accuracy", "reward", "score")
+"""Metrics whose best value the table shows beside the last; JSON has it of all."""
 MISSING = "-"
 
 
@@ -108,7 +110,7 @@ def _print(
              for path, values in differs.items()]  # fmt: skip
     rows += [[f"{printable(name)}, {which}", *(_cell(found, which) for found in columns)]
              for name, columns in table.items() for which in ("last", "best")
-             if which == "last" or any(found and found["best_step"] != found["step"] for found in columns)]  # fmt: skip
+             if which == "last" or any(word in name for word in JUDGED)]  # fmt: skip
     print_table(rows)
     if not differs:
         print("The recipes are equal.")

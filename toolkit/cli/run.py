@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,14 @@ def _start(recipe: Recipe, chosen: argparse.Namespace) -> int:
         if folder.exists():
             raise BadInput(f"--name {chosen.name}: exists in {folder.parent}; choose another, or --resume goes on with it")
     on = from_flags(chosen, Local)
-    data = None if chosen.recipe is None else _json(chosen.recipe)
+    stored = None if chosen.recipe is None else (_json(chosen.recipe), chosen.recipe)
     type_ = recipe.type
-    base = None if data is None else _read(data, chosen.recipe, type_)
-    run = launch(from_flags(chosen, type_, base), on=on, name=chosen.name, resume=chosen.resume, root=chosen.root)
+    base = None if stored is None else _read(*stored, type_)
+    value = from_flags(chosen, type_, base)
+    try:
+        run = launch(value, on=on, name=chosen.name, resume=chosen.resume, root=chosen.root)
+    except ValueError as error:
+        raise BadInput(in_flags(str(error), type_)) from error
     if chosen.json:
         print_json({"run": run.id, "folder": str(run.folder)})
     else:
@@ -82,3 +87,13 @@ def _read(data: Any, path: Path, type_: type) -> Any:
         return load_root(data, type_)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--recipe {path}: {error}") from error
+
+
+def in_flags(text: str, type_: type) -> str:
+    """An error about a field of a recipe, said of its flag.
+
+    >>> in_flags("FineTune.adapters: no module", FineTune)
+    '--adapters: no module'
+    """
+    found = re.match(rf"{type_.__name__}\.(\w+)", text)
+    return text if found is None else f"--{found[1].replace('_', '-')}{text[found.end() :]}"

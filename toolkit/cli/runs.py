@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +14,10 @@ from typing import Any
 from toolkit.cli import clean, compare, watch
 from toolkit.cli.answers import NoRun, json_help, print_json, print_table, printable
 from toolkit.cli.follow import ENDED, follow, how_to
-from toolkit.cli.parser import completes
+from toolkit.cli.parser import completes, nearest
 from toolkit.runs import Run, RunFailed, RunInactive, runs
 from toolkit.runs.control import SETTINGS
+from toolkit.runs.roots import known_roots, root_of
 from toolkit.runs.state import State
 
 COMMANDS = {
@@ -57,7 +59,8 @@ def fill(parser: argparse.ArgumentParser) -> None:
     change = add("set", "change a setting of a running training from the next step", TOLD, _set, "live")
     change.add_argument("setting", metavar="NAME", choices=SETTINGS, help=", ".join(SETTINGS))
     change.add_argument("value", metavar="VALUE", help="the new number")
-    add("restart", "start a run that is over again, from its newest checkpoint", LISTED, _restart, "over")
+    restart = add("restart", "start a run that is over again, from its newest checkpoint", LISTED, _restart, "over")
+    restart.add_argument("--step", type=int, metavar="N", help="from the checkpoint of this step; newer ones are set aside")
     compare.fill(_action(actions, "compare", "what differs between runs, and what came of it", compare.KEYS))
     clean.fill(_action(actions, "clean", "end orphaned processes and remove old runs; shows what it would do", clean.KEYS))
 
@@ -95,13 +98,15 @@ def _with_run(
 
 def attach(name: str, root: Path | None) -> Run:
     """The run of this id or folder. Raises NoRun, with the nearest id there is."""
-    from toolkit.cli.parser import nearest
-
     try:
         return Run.attach(name, root=root)
     except FileNotFoundError as error:
+        if os.sep in name:
+            raise NoRun(str(error)) from error
         near = nearest(name, [run.id for run in runs(root)])
-        raise NoRun(f"{str(error).partition(';')[0]}{near}" + ("" if near else "; `runs` lists what there is")) from error
+        others = "" if root or len(known_roots()) < 2 else ", nor in any other project of yours"
+        text = f"no run {name!r} under {root or root_of()}{others}{near or '; `runs --all` lists what there is'}"
+        raise NoRun(text) from error
 
 
 def _list(chosen: argparse.Namespace) -> int:
@@ -208,7 +213,7 @@ def _set(run: Run, chosen: argparse.Namespace) -> int:
 
 
 def _restart(run: Run, chosen: argparse.Namespace) -> int:
-    run.restart()
+    run.restart(chosen.step)
     if chosen.json:
         print_json(_described(run))
     else:

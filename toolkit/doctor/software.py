@@ -67,12 +67,13 @@ def libraries() -> Iterator[Finding]:
             version = None
         pin = pins.get(canonicalize_name(requirement.name))
         fits = version is not None and requirement.specifier.contains(version, prereleases=True)
+        other = fits and pin not in (None, (version or "").partition("+")[0])
         good += fits
         if fits and requirement.name not in NAMED:
-            others += pin not in (None, version.partition("+")[0])
+            others += other
             continue
         wanted = "" if fits or version is None else f", {requirement} is needed"
-        tested = f", tested with {pin}" if fits and pin and version and version.partition("+")[0] != pin else ""
+        tested = f", tested with {pin}" if other else ""
         yield Finding(
             group="software",
             name=requirement.name,
