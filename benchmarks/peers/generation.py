@@ -42,7 +42,7 @@ def generate(*, hidden: int, layers: int, heads: int, intermediate: int) -> Row:
     from toolkit.models import Transformer, TransformerConfig, load_tokenizer
     from toolkit.serve import Engine, Sampling
 
-    shape = dict(
+    shape: dict[str, Any] = dict(
         vocab_size=VOCABULARY,
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -67,7 +67,7 @@ def generate(*, hidden: int, layers: int, heads: int, intermediate: int) -> Row:
         assert all(len(ids) == NEW for ids in engine.generate(prompts_PT.tolist(), sampling).token_ids)
 
     def theirs() -> None:
-        ways = dict(max_new_tokens=NEW, do_sample=True, temperature=1.0, top_k=0, pad_token_id=0)
+        ways: dict[str, Any] = dict(max_new_tokens=NEW, do_sample=True, temperature=1.0, top_k=0, pad_token_id=0)
         assert peer.generate(rows_RT, attention_mask=torch.ones_like(rows_RT), **ways).shape == (len(rows_RT), PROMPT + NEW)
 
     times = _interleaved({"ours": ours, "theirs": theirs, "products": _products(model, len(rows_RT))})

@@ -185,16 +185,15 @@ def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """What a plain layer, or one with an adapter that can be merged exactly, multiplies by; None where only a call is right."""
     if any(getattr(module, hooks) for hooks in _HOOKS):
         return None
-    base, merged = module, getattr(module, "merged", None)
-    if callable(merged):
-        base = getattr(module, "base", None)
+    layer: Any = module
+    base = getattr(layer, "base", None) if hasattr(layer, "merged") else layer
     if type(base) is not nn.Linear or any(getattr(base, hooks) for hooks in _HOOKS):
         return None
     if any(type(parameter) is not nn.Parameter for parameter in module.parameters()):
         return None  # a piece of a sharded one
     if base is module:
         return base.weight, base.bias
-    return merged() if base.weight.dtype in EXACT and callable(merged) else None
+    return layer.merged() if base.weight.dtype in EXACT else None
 
 
 def _norm(x: Tensor, norm: Any) -> Tensor:
