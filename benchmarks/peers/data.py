@@ -86,7 +86,7 @@ def peer(file: Path, tokenizer: Any, folder: Path) -> None:
 
     def tokenise(batch: dict[str, list[str]]) -> dict[str, Any]:
         ids = reference(batch["text"], add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return {"input_ids": [one + [tokenizer.eos_id] for one in ids]}
+        return {"input_ids": [[*one, tokenizer.eos_id] for one in ids]}
 
     def group(batch: dict[str, list[list[int]]]) -> dict[str, Any]:
         joined = [id_ for one in batch["input_ids"] for id_ in one]

@@ -135,8 +135,8 @@ SHOUTS = "{% for m in messages %}{{ m.content | upper }} {% endfor %}"
 @pytest.mark.parametrize(
     ("template", "messages", "reason"),
     [
-        (REWRITES, MESSAGES, "conversation 7: the chat template writes what stands before message 4 otherwise once"),
-        (SHOUTS, MESSAGES, "conversation 7: the chat template writes no end token after message 4 and changes its content"),
+        (REWRITES, MESSAGES, "begins with 'Be brief.': the chat template writes what stands before message 4 otherwise once"),
+        (SHOUTS, MESSAGES, "the chat template writes no end token after message 4 and changes its content"),
         (MISTRAL, [{"role": "tool", "content": ""}, MESSAGES[-1]], "refuses these messages: Only user and assistant roles"),
         ("{{ messages[0].x.y }}", MESSAGES, "refuses these messages: 'dict object' has no attribute 'x'"),
         ("{{ ''.__class__.__mro__ }}", MESSAGES, "refuses these messages: access to attribute '__class__'"),
@@ -147,7 +147,7 @@ SHOUTS = "{% for m in messages %}{{ m.content | upper }} {% endfor %}"
 def test_what_cannot_be_rendered_is_refused_in_one_line(template, messages, reason, smollm2):
     tokenizer = with_template(template, smollm2)
     with pytest.raises(ValueError, match=reason.replace("(", r"\(")) as raised:
-        tokenizer.encode_answers([messages], first=7)
+        tokenizer.encode_answers([messages])
     assert "\n" not in str(raised.value)
 
 

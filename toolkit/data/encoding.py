@@ -48,21 +48,17 @@ def encode(texts: Sequence[Text], tokenizer: Tokenizer) -> Encoded:
     >>> encode([Document("a", "bc")], byte_tokenizer()).learned_M
     array([False,  True,  True,  True])
     """
-    return _arrays(_ids(texts, tokenizer, 0))
+    return _arrays(_ids(texts, tokenizer))
 
 
 def encode_chunks(chunks: Iterable[list[Text]], num_documents: int, tokenizer: Tokenizer) -> Iterator[Encoded]:
     """Encode chunk after chunk, one ahead of what is asked for; after 2 s it says how far it is."""
     began = spoke = time.monotonic()
-    source, read, done = iter(chunks), 0, 0
+    source, done = iter(chunks), 0
 
     def ahead() -> tuple[int, _Ids] | None:
-        nonlocal read
         chunk = next(source, None)
-        if chunk is None:
-            return None
-        read += len(chunk)
-        return len(chunk), _ids(chunk, tokenizer, read - len(chunk))
+        return None if chunk is None else (len(chunk), _ids(chunk, tokenizer))
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         waiting = thread.submit(ahead)
@@ -90,10 +86,10 @@ def in_chunks(texts: Iterable[Text]) -> Iterator[list[Text]]:
         yield chunk
 
 
-def _ids(texts: Sequence[Text], tokenizer: Tokenizer, first: int) -> _Ids:
+def _ids(texts: Sequence[Text], tokenizer: Tokenizer) -> _Ids:
     """Ids in pieces. The runs of a document are the lengths of what is not learned and what is, in turn."""
     if any(isinstance(text, Conversation) for text in texts):
-        return _mixed_ids(texts, tokenizer, first)
+        return _mixed_ids(texts, tokenizer)
     prompts, answers = zip(*cast("Sequence[Document]", texts), strict=True)
     if any(prompts):
         heads = tokenizer.encode_batch(prompts, special=True)
@@ -105,13 +101,13 @@ def _ids(texts: Sequence[Text], tokenizer: Tokenizer, first: int) -> _Ids:
     return pieces, runs, sum(map(len, bodies))
 
 
-def _mixed_ids(texts: Sequence[Text], tokenizer: Tokenizer, first: int) -> _Ids:
+def _mixed_ids(texts: Sequence[Text], tokenizer: Tokenizer) -> _Ids:
     """The same for a chunk with conversations in it; neighbours of one kind go together."""
     pieces, runs, said = [], [], 0
     for is_chat, group in groupby(texts, lambda text: isinstance(text, Conversation)):
         some = list(group)
         if is_chat:
-            found = tokenizer.encode_answers([cast("Conversation", text).turns for text in some], first=first)
+            found = tokenizer.encode_answers([cast("Conversation", text).turns for text in some])
             for ids, learned in found:
                 pieces.append(ids)
                 lengths = [(value, len(list(run))) for value, run in groupby(learned)]
@@ -119,9 +115,8 @@ def _mixed_ids(texts: Sequence[Text], tokenizer: Tokenizer, first: int) -> _Ids:
                 runs[-1] += [0] * (len(runs[-1]) % 2)
                 said += max(0, sum(learned) - 1)
         else:
-            more = _ids(some, tokenizer, first)
+            more = _ids(some, tokenizer)
             pieces, runs, said = pieces + more[0], runs + more[1], said + more[2]
-        first += len(some)
     return pieces, runs, said
 
 

@@ -89,7 +89,7 @@ class MixedDocuments(Sequence[Text]):
         self.fingerprint = hashlib.sha256(f"{names} {self.weights}".encode()).hexdigest()
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
+        return sum(len(part) for part in self.parts)  # pyright: ignore[reportArgumentType]  (of a stream a TypeError)
 
     def __getitem__(self, index: Any) -> Any:
         return Documents.of([text for part in self.parts for text in part])[index]

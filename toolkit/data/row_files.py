@@ -55,7 +55,7 @@ def _cut(tokens_M: Any, targets_M: Any, starts_M: Any, context: int) -> Rows:
     return tokens_M.reshape(-1, context), targets_M.reshape(-1, context), documents_NT
 
 
-def write_rows(folder: Path, blocks: Iterable[Rows], context: int) -> int:
+def write_rows(folder: Path, blocks: Iterable[tuple[np.ndarray, ...]], context: int) -> int:
     """Write blocks of rows as numpy files, one after the other; returns the number of rows."""
     num_rows = 0
     files = [(folder / f"{name}.npy").open("wb") for name in NAMES]

@@ -48,7 +48,8 @@ class StreamedDocuments:
         self.threshold = -1.0
         begin = self._beginning()
         if not begin:
-            raise ValueError(f"{self.paths[0]} is empty" if self.paths else f"the hub data set {data.name!r} is empty")
+            where = f"the hub data set {data.name!r}" if isinstance(data, Hub) else self.paths[0]
+            raise ValueError(f"{where} is empty")
         self.held_out: list[Text] = []
         if data.held_out and len(begin) == 1:
             raise ValueError("one document cannot be divided while it streams: give more text, or held_out=0")

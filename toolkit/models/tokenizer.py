@@ -106,14 +106,12 @@ class Tokenizer:
         """Ids of a conversation. The template writes the special tokens itself, so none are added around it."""
         return self.encode(self.render_chat(messages, add_generation_prompt, **variables))
 
-    def encode_answers(
-        self, conversations: Sequence[Sequence[Mapping[str, Any]]], *, first: int = 0
-    ) -> list[tuple[list[int], list[bool]]]:
+    def encode_answers(self, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> list[tuple[list[int], list[bool]]]:
         """Ids of each conversation, and which of them the assistant said: its answers, each with its end token.
 
         The text is tokenised once, as a whole, and a token belongs to an answer when any letter of it does. Where the
-        template leaves the last answer open, the end token is added. Raises ValueError that names the conversation by its
-        number; that of the first one is `first`.
+        template leaves the last answer open, the end token is added. Raises ValueError that quotes how the
+        conversation begins.
 
         >>> sum(load_tokenizer("smollm2-135m").encode_answers([[{"role": "user", "content": "2 + 2?"},
         ...                                                     {"role": "assistant", "content": "4"}]])[0][1])
@@ -123,13 +121,14 @@ class Tokenizer:
 
         template, tokens = self.chat_template, self._template_tokens()
         specials = [token.content for token in self.rust.get_added_tokens_decoder().values() if token.special]
-        stops = [self.rust.id_to_token(id_) for id_ in sorted(self.stop_ids)]
+        stops = [token for id_ in sorted(self.stop_ids) if (token := self.rust.id_to_token(id_))]
         found = []
-        for number, messages in enumerate(conversations, first):
+        for messages in conversations:
             try:
                 found.append(answers(template, messages, stops=stops, specials=specials, **tokens))
             except ValueError as error:
-                raise ValueError(f"conversation {number}: {error}") from None
+                begin = str(messages[0].get("content") if messages else "")[:40]
+                raise ValueError(f"the conversation that begins with {begin!r}: {error}") from None
         encodings = self.rust.encode_batch([text for text, _, _ in found], add_special_tokens=False)
         pairs = []
         for encoding, (_, spans, closed) in zip(encodings, found, strict=True):
