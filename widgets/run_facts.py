@@ -10,9 +10,9 @@ import numpy as np
 
 from toolkit.runs import State
 from widgets.follow import Follower
-from widgets.view import compact, harmless, quantity
+from widgets.view import GAP, compact, harmless, quantity
 
-__all__ = ["chart_groups", "details", "rows", "sent_commands", "status", "summary"]
+__all__ = ["COLUMNS", "chart_groups", "compared", "details", "rows", "sent_commands", "status", "summary"]
 
 KNOWN = (
     ("Loss", "", ("loss", "train"), ("eval_loss", "held out")),
@@ -43,6 +43,8 @@ COMMANDS = {
     "lost": ("restart",),
 }
 """What can be asked of a run in each state."""
+COLUMNS = ("Metric", "First", "Latest", "Lowest", "Highest")
+"""Headings of `rows`."""
 PAST = {"pause": "paused", "resume": "resumed", "checkpoint": "checkpoint", "stop": "stopped"}
 
 
@@ -187,6 +189,18 @@ def rows(groups: list[dict[str, Any]], follower: Follower) -> list[list[str]]:
                 ends = (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
                 numbers = (float(values[0]), float(values[-1]), *ends)
                 found.append([title, *(quantity(number, group["unit"]) for number in numbers)])
+    return found
+
+
+def compared(differences: Iterable[Mapping[str, Any]], tables: list[list[list[str]]]) -> list[list[str]]:
+    """Rows over several runs: the fields in which they differ, then the latest and the lowest value of each of their `rows`."""
+    titles = dict.fromkeys(row[0] for table in tables for row in table)
+    by_title = [{row[0]: row for row in table} for table in tables]
+    absent = ["", GAP, GAP, GAP, GAP]
+    found = [[str(one["field"]), *one["values"]] for one in differences]
+    for title in titles:
+        for word, place in (("latest", 2), ("lowest", 3)):
+            found.append([f"{title}, {word}", *(table.get(title, absent)[place] for table in by_title)])
     return found
 
 

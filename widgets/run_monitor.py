@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import anywidget
 import traitlets
@@ -35,6 +36,8 @@ QUICK, SLOW, RESTING = 0.1, 1.0, 2.0
 KEEP_EVERY = 10.0
 """Seconds between two updates of what a saved notebook holds."""
 MOST_RUNS = 8
+_newest: WeakValueDictionary[tuple[Path, ...], RunMonitor] = WeakValueDictionary()
+"""Of the monitors of the same runs the one made last; a cell that is run again leaves the others behind, which then rest."""
 
 
 class RunMonitor(anywidget.AnyWidget):
@@ -68,15 +71,17 @@ class RunMonitor(anywidget.AnyWidget):
         if not 1 <= len(found) <= MOST_RUNS:
             raise ValueError(f"RunMonitor: expected 1 to {MOST_RUNS} runs, got {len(found)}")
         self.watched = [WatchedRun(run, str(key)) for key, run in enumerate(found.values())]
+        self._place = tuple(found)
         self._answers = Answers(self)
         self._sent = 0
         self._twin = Twin()
         self._guard = threading.RLock()
-        self._kept = 0.0
+        self._kept, self._published = 0.0, False
         super().__init__()
         self.on_msg(self._receive)
         self._look()
         self._keep()
+        _newest[self._place] = self
         threading.Thread(target=self._watch, name=f"monitor of {self.run.id}", daemon=True).start()
         if self._shell is not None:
             self._shell.events.register("post_run_cell", self._after_cell)
@@ -113,12 +118,13 @@ class RunMonitor(anywidget.AnyWidget):
         self._wake.set()
 
     def _after_cell(self, *_: Any) -> None:
-        """At the end of every cell what the notebook holds is brought up to date."""
-        if not self._closing.is_set():
-            with self._guard, suppress(OSError):
-                self._look()
+        """At the end of every cell what the notebook holds is brought up to date; once more when every run is over."""
+        with self._guard, suppress(OSError):
+            moved, over = self._look(), all(one["final"] for one in self.status["runs"])
+            if moved or not (over and self._published):
                 self._keep()
                 self._twin.update_in_cell(*self._static())
+            self._published = over
 
     def _ipython_display_(self) -> None:
         data, metadata = self._repr_mimebundle_() or ({}, {})
@@ -148,7 +154,8 @@ class RunMonitor(anywidget.AnyWidget):
                 if over != was_over or (not over and began - self._kept > KEEP_EVERY):
                     self._keep()
                 was_over = over
-            pause = RESTING if over else min(SLOW, max(QUICK if moved else pause * 1.3, 4 * spent))
+            rests = over or _newest.get(self._place) is not self
+            pause = RESTING if rests else min(SLOW, max(QUICK if moved else pause * 1.3, 4 * spent))
 
     def _look(self) -> bool:
         """Read what is new and send it to the page; whether anything was new."""
@@ -208,19 +215,17 @@ class RunMonitor(anywidget.AnyWidget):
     def _static(self) -> tuple[str, str]:
         """HTML and text of the static twin."""
         groups, several = self.details["groups"], len(self.watched) > 1
-        texts, rows, series, drawn = [], [], {}, []
-        for one in self.watched:
-            name = self.details["runs"][one.key]["name"]
-            text = run_facts.summary(one.state, groups, one.follower)
-            texts.append(f"{name}: {text}" if several else text)
-            for row in run_facts.rows(groups, one.follower):
-                rows.append([f"{name}: {row[0]}", *row[1:]] if several else row)
-            series |= {f"{one.key}:{metric}": pair for metric, pair in one.follower.series.items()}
-        for group in groups:
-            lines = group["series"][:1] if several else group["series"]
-            drawn.append(group | {"series": [self._line(one, line) for one in self.watched for line in lines]})
+        names = [self.details["runs"][one.key]["name"] for one in self.watched]
+        texts = [run_facts.summary(one.state, groups, one.follower) for one in self.watched]
+        tables = [run_facts.rows(groups, one.follower) for one in self.watched]
+        series = {f"{one.key}:{metric}": pair for one in self.watched for metric, pair in one.follower.series.items()}
+        lines = [(group, group["series"][:1] if several else group["series"]) for group in groups]
+        drawn = [group | {"series": [self._line(one, line) for one in self.watched for line in some]} for group, some in lines]
         marks = [] if several else [mark["step"] for mark in self.details["runs"]["0"]["marks"]]
-        columns = ("Metric", "First", "Latest", "Lowest", "Highest")
+        columns, rows = run_facts.COLUMNS, tables[0]
+        if several:
+            columns, rows = ("", *names), run_facts.compared(self.details["differences"], tables)
+            texts = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
         title, text = ", ".join(one.run.id for one in self.watched), " ".join(texts)
         return twin_html(title, text, picture(drawn, series, marks), columns, rows), f"{title}: {text}"
 

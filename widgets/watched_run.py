@@ -37,6 +37,7 @@ class WatchedRun:
         self._ranks = self._rank_series()
         self._commands: tuple[int, list[dict[str, Any]]] = (-1, [])
         self._checkpoints: tuple[list[tuple[str, float]], list[dict[str, Any]]] = ([], [])
+        self._recipe: dict[str, Any] | None = None
         self._foreign = run.folder.stat().st_uid != os.geteuid()
 
     def read(self) -> Piece:
@@ -48,9 +49,11 @@ class WatchedRun:
             self.gone = False
             self.follower.forget()
         attempt, self.state = self.state.attempt, self.run.state
-        if self.state.attempt != attempt and self._processes() != self.processes:
-            self.processes = self._processes()
-            self._ranks = self._rank_series()
+        if self.state.attempt != attempt:
+            self._recipe = None
+            if self._processes() != self.processes:
+                self.processes = self._processes()
+                self._ranks = self._rank_series()
         piece = self.follower.read()
         if self.processes > 1:
             self._read_ranks(piece)
@@ -138,14 +141,16 @@ class WatchedRun:
 
     def recipe(self) -> dict[str, Any]:
         """What recipe.json holds, with the arguments of a function and the number of processes, where they can be read."""
-        try:
-            launched = self.run.launched
-            found = {"type": "function"} | read_json(self.run.folder / "recipe.json", {})
-        except (OSError, ValueError):
-            return {}
-        if launched.get("arguments"):
-            found["arguments"] = launched["arguments"]
-        return found | {"processes": launched.get("processes", 1)}
+        if self._recipe is None:
+            try:
+                launched = self.run.launched
+                found = {"type": "function"} | read_json(self.run.folder / "recipe.json", {})
+            except (OSError, ValueError):
+                return {}
+            if launched.get("arguments"):
+                found["arguments"] = launched["arguments"]
+            self._recipe = found | {"processes": launched.get("processes", 1)}
+        return self._recipe
 
     @property
     def rank_step(self) -> int:

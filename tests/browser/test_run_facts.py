@@ -215,6 +215,19 @@ def test_a_monitor_takes_one_to_eight_runs(tmp_path: Path) -> None:
     monitor.close()
 
 
+def test_the_twin_of_several_runs_tells_them_apart(tmp_path: Path) -> None:
+    folders = [tmp_path / "runs" / f"20260102-03040{seed}-{name}" for seed, name in enumerate(("amber", "mint"))]
+    for seed, folder in enumerate(folders):
+        toy.make_finished(folder, steps=40 + 20 * seed, seed=seed)
+    monitor = RunMonitor(folders)
+    html, text = monitor._static()
+    monitor.close()
+    assert '<th scope="col">amber</th><th scope="col">mint</th>' in html
+    assert '<th scope="row">adapters[&quot;*.q_proj&quot;].rank</th><td>4</td><td>8</td>' in html
+    assert re.search(r'<th scope="row">Loss, held out, lowest</th><td>2\.\d+</td><td>2\.\d+</td>', html)
+    assert "amber: Run finished, step 40 of 40." in text and "mint: Run finished, step 60 of 60." in text
+
+
 def test_a_run_that_was_over_and_is_resumed_is_seen(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
     events = toy.make_folder(folder)

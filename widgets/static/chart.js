@@ -44,7 +44,7 @@ export function chart(plan, sync, hooks) {
     const value = (column) => (column < 0 ? undefined : at === null ? latest(table[column + 1]) : nearest(table[column + 1], at));
     readouts.forEach((one, line) => {
       const found = (role) => value(columns.findIndex((column) => column.line === line && column.role === role));
-      one.set(found("line"), plan.smooth && at !== null ? found("raw") : undefined, [found("low"), found("high")], plan.unit);
+      one.set(found("line"), found("raw"), [found("low"), found("high")], plan.unit);
     });
   };
 
