@@ -14,6 +14,7 @@ from tests.laws.command_line import command, command_json, living, write_run
 from toolkit.clean import REMAINS, Candidate, Choice, folder_size, remove, survey
 from toolkit.cli.clean import KEYS
 from toolkit.launch.processes import PLACE, TOKEN
+from toolkit.runs import runs
 from toolkit.runs.control import begin_attempt
 from toolkit.runs.files import take_lock
 from toolkit.runs.state import write_holder
@@ -133,6 +134,32 @@ def test_removing_and_starting_at_once_has_one_winner(head_start: float, tmp_pat
             assert lock is not None
             os.close(lock)
             assert remove(survey(tmp_path, Choice(older=0))[0]) is None
+
+
+def test_a_lock_whose_file_was_removed_is_no_lock(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "gone", state="failed")
+    held = take_lock(folder / "lock")
+    assert held is not None
+    refused: list[OSError] = []
+
+    def wait_for_it() -> None:
+        try:
+            take_lock(folder / "lock", patience=5)
+        except FileNotFoundError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=wait_for_it)
+    thread.start()
+    threading.Event().wait(0.1)
+    (folder / "lock").unlink()
+    os.close(held)
+    thread.join()
+    assert "it was removed meanwhile" in str(refused[0])
+
+
+def test_a_list_of_runs_passes_over_what_is_being_removed(root: Path) -> None:
+    (root / "runs" / "large").rename(root / "runs" / f"{REMAINS}large-1")
+    assert [run.id for run in runs(root)] == ["finished", "failed", "lost"]
 
 
 def test_links_are_not_followed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

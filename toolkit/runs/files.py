@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -166,13 +167,17 @@ def take_lock(path: Path, *, patience: float = 0.5) -> int | None:
     """Descriptor that holds the exclusive lock on `path`, or None when another process has it.
 
     The lock lives as long as any copy of the descriptor, so it can be handed to a child process without a gap.
-    `patience` in seconds: readers hold the lock for an instant to see whether it is free.
+    `patience` in seconds: readers hold the lock for an instant to see whether it is free. Raises FileNotFoundError where
+    whoever held it before has removed the file: the lock of a file without a name keeps nobody out.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     until = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(descriptor).st_nlink:
+                os.close(descriptor)
+                raise FileNotFoundError(errno.ENOENT, "it was removed meanwhile", str(path))
             return descriptor
         except BlockingIOError:
             if time.monotonic() >= until:

@@ -6,6 +6,7 @@ import html
 import platform
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from toolkit.runs.roots import known_roots, root_of
@@ -43,9 +44,11 @@ def runs(root: str | Path | None = None, all: bool = False) -> RunList:
     """
     first = Path(root).resolve() if root else root_of()
     roots = {first, *(known_roots() if all else [])}
-    found = [path.parent for place in roots for path in (place / "runs").glob("*/launch.json")]
-    found.sort(key=lambda folder: ((folder / "launch.json").stat().st_mtime, folder.name), reverse=True)
-    return RunList(Run(folder) for folder in found)
+    found: list[tuple[float, str, Run]] = []
+    for path in (path for place in roots for path in (place / "runs").glob("[!.]*/launch.json")):
+        with suppress(FileNotFoundError):  # It is being removed.
+            found.append((path.stat().st_mtime, path.parent.name, Run(path.parent)))
+    return RunList(run for *_, run in sorted(found, key=lambda entry: entry[:2], reverse=True))
 
 
 def unattended() -> RunList:
