@@ -37,11 +37,26 @@ class WatchedRun:
         self._ranks = self._rank_series()
         self._commands: tuple[int, list[dict[str, Any]]] = (-1, [])
         self._checkpoints: tuple[list[tuple[str, float]], list[dict[str, Any]]] = ([], [])
+        self._trouble = ""
         self._recipe: dict[str, Any] | None = None
         self._foreign = run.folder.stat().st_uid != os.geteuid()
 
     def read(self) -> Piece:
-        """Look at the folder: the state, and what is new of the series. `since` is 0 where the page must forget the old."""
+        """Look at the folder: the state, and what is new of the series. `since` is 0 where the page must forget the old.
+
+        What cannot be read is told in the status, and read again at the next look.
+        """
+        try:
+            piece, trouble = self._read(), ""
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else type(error).__name__
+            trouble = f"its folder cannot be read now: {why}"
+            piece = Piece(self.follower.seq, self.follower.seq)
+        piece.told |= trouble != self._trouble
+        self._trouble = trouble
+        return piece
+
+    def _read(self) -> Piece:
         if not self.run.folder.is_dir():
             moved, self.gone = not self.gone, True
             return Piece(self.follower.seq, self.follower.seq, told=moved)
@@ -100,6 +115,8 @@ class WatchedRun:
         found = run_facts.status(self.run.id, self.state, self.follower, time.time()) | {"key": self.key}
         if self.gone:
             return found | {"state": "gone", "final": True, "allowed": [], "message": GONE, "summary": f"Run gone: {GONE}"}
+        if self._trouble:
+            return found | {"allowed": [], "message": self._trouble}
         if self._foreign:
             return found | {"allowed": [], "message": "another user's run: it can only be looked at"}
         slowest = self._ranks["step_seconds"].slowest() if self.processes > 1 else None
@@ -125,9 +142,10 @@ class WatchedRun:
     def checkpoints(self) -> list[dict[str, Any]]:
         """Step, bytes and held-out loss of every whole checkpoint, by step; `best` is the one with the lowest loss."""
         folder = self.run.folder / "checkpoints"
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # one that is being removed, or is damaged: the list stays as it was
             seen = sorted((entry.name, entry.stat().st_mtime) for entry in os.scandir(folder))
             if seen != self._checkpoints[0]:
+                self._checkpoints = seen, self._checkpoints[1]
                 self._checkpoints = seen, self._listed()
         return self._checkpoints[1]
 

@@ -171,6 +171,19 @@ def test_a_folder_that_vanishes_is_said_to_be_gone_and_may_come_back(tmp_path: P
     assert watched.status()["state"] == "finished"
 
 
+def test_a_state_that_cannot_be_read_is_told_and_read_again(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one"
+    toy.make_finished(folder, steps=20)
+    watched = WatchedRun(Run(folder), "0")
+    watched.read()
+    good = (folder / "state.json").read_text()
+    (folder / "state.json").write_text(good[:20])
+    assert watched.read().told
+    assert watched.status()["message"] == "its folder cannot be read now: ValueError"
+    (folder / "state.json").write_text(good)
+    assert watched.read().told and watched.status()["message"] == ""
+
+
 def test_commands_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
     toy.make_finished(folder, steps=20)
