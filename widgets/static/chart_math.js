@@ -93,7 +93,7 @@ export function evenly(items, most) {
 export function logTicks(low, high) {
   const decades = Math.log10(high / low);
   if (decades < 0.7) {
-    const rough = (high - low) / 4;
+    const rough = ((high - low) / 4) * (1 - 1e-9);
     const unit = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((lead) => lead * unit).find((size) => size >= rough);
     return Array.from({ length: Math.floor(high / step) - Math.ceil(low / step) + 1 }, (_, index) => Number(((Math.ceil(low / step) + index) * step).toPrecision(12)));
