@@ -95,8 +95,8 @@ def _of_run(run: Run, step: int | str | None, tokenizer: Any) -> Engine:
     """The run's model: at a checkpoint, or (None) as it is now, for which a living run is asked to write one."""
     if step is None:
         _write_checkpoint(run)
-    recipe = run.recipe
-    own = getattr(recipe, "tokenizer", None) or getattr(recipe, "model", None)
+    recipe, kept = run.recipe, run.folder / "tokenizer"
+    own = str(kept) if kept.is_dir() else getattr(recipe, "tokenizer", None) or getattr(recipe, "model", None)
     if tokenizer is None and not isinstance(own, str):
         raise ValueError(f"Chat: run {run.id} names no tokenizer; say Chat(run, tokenizer=...)")
     return _engine(run.load("last" if step is None else step), tokenizer or own)
