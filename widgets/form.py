@@ -73,9 +73,12 @@ class Form(anywidget.AnyWidget):
 
     def __init__(self, of: Any, *, model: Any = None) -> None:
         is_type = not is_value_class(type(of))
-        self._field = field_of(of if is_type else type(of))
+        try:
+            self._field = field_of(of if is_type else type(of))
+        except TypeError:
+            self._field = field_of(None)
         if not self._field.classes:
-            raise TypeError(f"a form shows a value, a value class or a union of them, not {of!r}")
+            raise TypeError(f"a form shows a value, a value class or a union of them, not {of!r:.80}")
         self._model = model
         self._problem = ""
         self._kept: Kept = {}

@@ -19,6 +19,8 @@ from widgets.view import harmless
 __all__ = ["Shape", "schema", "shape_of"]
 
 LONGEST_HELP = 600
+MEMBER = "(member)"
+"""Name of a field that is one member of a choice already."""
 SECRET = re.compile(r"(^|_)(password|passwd|secret|credential|(api|access|private|secret)_key|(api|auth|access|hub|hf)_token)s?$")
 KINDS = {"none": "None", "bool": "yes or no", "int": "whole number", "float": "number", "str": "text", "tuple": "list"}
 
@@ -32,9 +34,12 @@ class Shape:
 
     def options(self, field: Field) -> tuple[Field, ...]:
         """What may stand at `field`: the members of a union, then notebook classes; the field alone if it is no choice."""
-        members = field.options or (field,)
+        if field.name == MEMBER:
+            return (field,)
         made = [Field(kind="value", type=class_) for class_ in self.also.get(field.type, ())]
-        return (*members, *(one for one in made if one.type not in field.classes.values()))
+        members = [*(field.options or (field,)), *(one for one in made if one.type not in field.classes.values())]
+        # A class may be the whole type of a field, so that it stands both for the choice and for one member of it.
+        return tuple(replace(one, name=MEMBER, required=True) for one in members) if len(members) > 1 else (field,)
 
 
 def shape_of(field: Field, value: Any = None) -> Shape:

@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 
 import axe_playwright_python
 import nbformat
-from playwright.sync_api import Browser, Dialog, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect
 
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 HERE = {"127.0.0.1", "localhost"}
@@ -20,6 +20,7 @@ START_MILLISECONDS = 60_000
 FAILED = "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']"
 HANDLERS = """node => [...node.querySelectorAll('*')].flatMap(one => one.getAttributeNames())
     .filter(name => name.startsWith('on'))"""
+TROUBLES = Path(__file__).with_name("troubles.js").read_text()
 NOT_OURS = ("widget model not found", "Could not restore the debugger state")
 """What JupyterLab itself logs when a kernel is restarted."""
 KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
@@ -47,15 +48,19 @@ class Lab:
         nbformat.write(notebook, self.work / name)
         context = self.browser.new_context(viewport={"width": 1280, "height": 1000})
         context.set_default_timeout(30_000)
+        return self.tab(context, self.work / name, app)
+
+    def tab(self, context: BrowserContext, path: Path, app: Literal["lab", "notebook"] = "lab") -> Notebook:
+        """Open a notebook file in one more tab of a browser profile."""
         page = context.new_page()
-        book = Notebook(lab=self, page=page, path=self.work / name)
+        book = Notebook(lab=self, page=page, path=path)
         page.on("request", lambda request: book.requests.append(request.url))
         page.on("websocket", lambda socket: book.requests.append(socket.url))
         page.on("console", lambda message: book.console.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: book.console.append(f"error: {error}"))
         page.on("dialog", book.answer)
         place = f"lab/workspaces/{uuid.uuid4().hex}/tree" if app == "lab" else "notebooks"
-        page.goto(f"{self.address}/{place}/{name}?reset&token={self.token}")
+        page.goto(f"{self.address}/{place}/{path.name}?reset&token={self.token}")
         book.wait_idle()
         return book
 
@@ -175,6 +180,43 @@ def survives_restart(book: Notebook, root: Locator, cell: int, live: Callable[[]
     book.run_cell(cell)
     expect(root).to_have_count(1, timeout=START_MILLISECONDS)
     live()
+
+
+def lives_in_two_tabs(book: Notebook, selector: str, act: Callable[[Locator], None]) -> None:
+    """The same notebook in a second tab shows the same widget; `act` works there, asserts, and may look at the first tab too."""
+    book.save()
+    other = book.lab.tab(book.page.context, book.path)
+    try:
+        root = other.page.locator(selector)
+        expect(root).to_have_count(1, timeout=START_MILLISECONDS)
+        act(root)
+        stays_here(other)
+    finally:
+        other.page.close()
+        book.page.bring_to_front()
+
+
+def fits_at_double_zoom(book: Notebook, root: Locator, name: str) -> None:
+    """At 200 % zoom nothing is cut off, no two controls overlap and the widget does not scroll sideways; leaves a picture.
+
+    Zoom is a window of half as many CSS pixels (here 640 wide), each drawn twice as large; the file browser is folded.
+    """
+    chrome = book.page.context.new_cdp_session(book.page)
+    metrics = {"width": 640, "height": 500, "deviceScaleFactor": 2, "mobile": False}
+    book.command("application:toggle-left-area")
+    chrome.send("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        book.page.wait_for_function("() => innerWidth === 640")
+        book.page.wait_for_timeout(300)  # the layout of the page settles
+        root.evaluate("node => node.scrollIntoView({ block: 'start' })")
+        troubles = root.evaluate(TROUBLES)
+        chrome.send("Emulation.setDeviceMetricsOverride", {**metrics, "height": int(root.bounding_box()["height"]) + 400})
+        root.screenshot(path=book.lab.artifacts / f"{name}-zoom.png", animations="disabled")
+        assert not troubles, "\n".join(troubles)
+    finally:
+        chrome.send("Emulation.clearDeviceMetricsOverride")
+        chrome.detach()
+        book.command("application:toggle-left-area")
 
 
 def follows_theme(book: Notebook, root: Locator, name: str) -> None:
