@@ -37,7 +37,7 @@ test: $(DEV) packages
 	@$(RUN) -m pytest $(TESTS) $(if $(STRICT),--strict-groups) $(PYTEST_ARGS)
 
 soak: $(DEV)
-	@$(RUN) -m pytest tests/faults --soak $(PYTEST_ARGS)
+	@$(RUN) -m pytest tests/faults --soak -o faulthandler_timeout=0 $(PYTEST_ARGS)
 
 notebooks: $(CORE)
 	@$(RUN) -m toolkit.launch.notebook notebooks

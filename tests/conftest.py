@@ -11,8 +11,6 @@ from hypothesis import settings
 
 pytest_plugins = ("tests.harness.budgets", "tests.harness.groups", "tests.harness.leftovers", "tests.harness.shapes")
 
-FAULTS_IN_A_TEST, FAULTS_IN_A_SOAK = 6, 20
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="long fault chains and new random examples each time")
@@ -36,9 +34,3 @@ def pytest_configure(config: pytest.Config) -> None:
 def soak(request: pytest.FixtureRequest) -> bool:
     """Whether this is `make soak`: longer, and at random moments."""
     return request.config.getoption("--soak")
-
-
-@pytest.fixture(scope="session")
-def faults(soak: bool) -> int:
-    """How many times a fault test kills and resumes its run."""
-    return FAULTS_IN_A_SOAK if soak else FAULTS_IN_A_TEST

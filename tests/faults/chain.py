@@ -21,7 +21,9 @@ from toolkit.launch import Local, launch
 from toolkit.parallel import Plan
 from toolkit.recipes import FineTune
 from toolkit.runs import Run, State
-from toolkit.runs.files import is_locked, read_json
+from toolkit.runs.files import is_locked, read_json, replace_json
+from toolkit.runs.roots import make_folder
+from toolkit.training import Cosine
 
 VICTIMS = ("worker", "rank 0", "supervisor", "kernel")
 PHASES = ("starting", "step", "checkpoint", "pause", "stop")
@@ -43,7 +45,7 @@ def recipe(kills: int, *, paced: bool) -> FineTune:
     return FineTune(
         model=f"tests.faults.models:{'paced' if paced else 'tiny'}", tokenizer="smollm2-135m", data=Manual(),
         adapters={"*_proj": LoRA(rank=2, dropout=0.1)}, plan=Plan(dp_shard=2), steps=STEPS_A_KILL * kills + 10,
-        batch_tokens=128, context=32, eval_rows=4, eval_every=20, checkpoint_every=6, lr=1e-2,
+        batch_tokens=128, context=32, eval_rows=4, eval_every=20, checkpoint_every=6, lr=1e-2, schedule=Cosine(warmup=0),
     )  # fmt: skip
 
 
@@ -95,6 +97,8 @@ class Chain:
         self.root, self.name, self.kills = root, name, kills
         self.chance = random.Random(seed)
         self.attempt = 0
+        self.settings: list[dict[str, float | str]] = []
+        """What was changed on the way, as the run stores it."""
 
     def start(self) -> None:
         """Begin the next attempt, from a kernel of its own."""
@@ -138,6 +142,9 @@ class Chain:
             assert set(after.report["tails"]) == {"0", "1"} and after.report["likely"] and after.report["remedy"]
         self.close()
         self.nothing_left(before.processes, meeting.get("port"))
+        if phase == "pause" and not (self.root / "forgotten").exists():
+            (self.root / "forgotten").touch()
+            self.forget_since_setting()
         found, skipped = newest(self.run.folder / "checkpoints")
         assert found is None or (found / "manifest.json").exists()
         return Kill(
@@ -172,6 +179,8 @@ class Chain:
             until(lambda: (self.state().step or 0) >= further)
             time.sleep(self.chance.uniform(0.0, 0.1))
         elif phase == "pause":
+            if not self.settings:
+                self.steer()
             self.run.pause()
             until(lambda: self.state().name in ("pausing", "paused"))
             time.sleep(self.chance.uniform(0.0, 0.5))
@@ -179,6 +188,29 @@ class Chain:
             self.run.stop()
             until(lambda: self.state().name in ("stopping", "stopped"))
             time.sleep(self.chance.uniform(0.0, 0.05))
+
+    def steer(self) -> None:
+        """Pause, call, change a setting, save, go on: obeyed at one step, and told."""
+        self.run.pause()
+        until(lambda: self.state().name == "paused")
+        held = self.state().step
+        assert self.run.call(lambda module: module.global_step, timeout=PATIENCE) == [held, held]
+        sent = self.run.set("lr", 0.05), self.run.checkpoint()
+        until(lambda: self.run.acknowledgement(max(sent)))
+        for number in sent:
+            answer = self.run.acknowledgement(number)
+            assert answer is not None and answer["applied"] == held and "error" not in answer
+        assert (self.state().name, self.state().step) == ("paused", held)
+        assert (self.run.folder / "checkpoints" / f"step-{held}" / "manifest.json").is_file()
+        self.run.resume()
+        until(lambda: (self.state().step or 0) > held + 1)
+        self.settings = [{"step": held, "name": "lr", "value": 0.05}]
+
+    def forget_since_setting(self) -> None:
+        """As if no checkpoint since the setting had ever been: the next attempt begins before it, and makes it again."""
+        for path in (self.run.folder / "checkpoints").glob("step-*"):
+            if int(re.findall(r"\d+", path.name)[0]) >= self.settings[0]["step"]:
+                path.rename(self.root / f"gone-{path.name}")
 
     def nothing_left(self, pids: tuple[int, ...], port: int | None) -> None:
         """No process, lock, port or shared memory."""
@@ -195,6 +227,15 @@ class Chain:
         self.close()
         assert self.run.state.attempt == self.attempt
         return self.run
+
+
+def undisturbed(one: Chain) -> Run:
+    """The same training with the same changes of settings, never killed."""
+    folder, _ = make_folder(one.root, "undisturbed")
+    replace_json(folder / "settings.json", one.settings)
+    run = launch(recipe(one.kills, paced=False), on=Local(), name="undisturbed", resume=True, root=one.root)
+    assert run.wait(PATIENCE * 3).state == "finished"
+    return run
 
 
 def answers(port: int) -> bool:

@@ -1,5 +1,6 @@
 """The table of kills, and how many there are: few in a test, many in a soak."""
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -18,9 +19,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Adds a line to the table at the end of the session."""
-    return request.config.stash.setdefault(TABLE, []).append
+def tell(request: pytest.FixtureRequest, soak: bool) -> Callable[[str], None]:
+    """Adds a line to the table at the end of the session; in a soak it is also shown at once."""
+    lines = request.config.stash.setdefault(TABLE, [])
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+
+    def add(line: str) -> None:
+        lines.append(line)
+        if soak and reporter is not None:
+            reporter.write_line(f"{time.strftime('%H:%M:%S')} {line}")
+
+    return add
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -23,7 +23,7 @@ from toolkit.runs import Run, RunFailed, RunInactive, pulse
 from toolkit.runs.reserve import NAME as RESERVE
 
 HERE = Path(__file__).parents[2]
-PATIENT = Local(processes=2, devices="cpu", threads=1, silence=3.0)
+PATIENT = Local(processes=2, devices="cpu", threads=1, silence=2.5)
 
 
 def goes_on(run: Run) -> None:
@@ -32,7 +32,7 @@ def goes_on(run: Run) -> None:
     until(lambda: (run.state.step or 0) > step + 2)
 
 
-def test_a_stopped_rank_is_named_at_once_and_ends_the_run_when_others_wait_too_long(tmp_path: Path) -> None:
+def test_a_stopped_rank_is_named_at_once_and_a_hang_with_the_rank_that_is_missing(tmp_path: Path) -> None:
     run = launch(work.rounds, on=PATIENT, root=tmp_path)
     victim = running(run).processes[2]
     until(lambda: run.state.step)
@@ -42,22 +42,11 @@ def test_a_stopped_rank_is_named_at_once_and_ends_the_run_when_others_wait_too_l
     os.kill(victim, signal.SIGCONT)
     until(lambda: not run.state.message, 15)
     goes_on(run)
-    os.kill(victim, signal.SIGSTOP)
-    report, message = failure(run)
-    assert report["rank"] == 1
-    assert "rank 0 waits in all_reduce (work.py:" in message and "rank 1 is stopped by SIGSTOP" in message
-    assert "stopped from outside" in report["likely"]
-    assert list(report["stacks"]) == ["0"] and "in rounds" in report["stacks"]["0"]
-    assert processes(run) == []
-
-
-def test_a_hang_in_a_collective_names_the_rank_that_is_missing(tmp_path: Path) -> None:
-    run = launch(work.busy_rank, on=PATIENT, root=tmp_path)
-    running(run)
+    (run.folder / "spin").touch()
     begun = time.monotonic()
     report, message = failure(run)
-    assert time.monotonic() - begun < 3 + 15 + 5  # What was allowed, what the report may take, and a slow machine.
-    assert report["rank"] == 1
+    assert time.monotonic() - begun < PATIENT.silence + 15 + 10  # What was allowed, what telling may take, a slow machine.
+    assert report["rank"] == 1 and list(report["stacks"]) == ["0", "1"]
     assert "rank 0 waits in all_reduce (work.py:" in message and "rank 1 is in spin (work.py:" in message
     assert "---- where rank 1 was" in message and "same collectives" in report["remedy"]
     assert processes(run) == []
@@ -80,7 +69,7 @@ if place:
 
 
 def test_jumping_clocks_and_a_stopped_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock of supervisor and workers jumps, then ours; then the supervisor is stopped, goes on, and is ended."""
+    """The clock of supervisor and workers jumps, then ours; then the supervisor is stopped, and goes on."""
     (tmp_path / "sitecustomize.py").write_text(CLOCK)
     clock = tmp_path / "clock"
     monkeypatch.setenv("CLOCK_OF_TEST", str(clock))
@@ -104,24 +93,14 @@ def test_jumping_clocks_and_a_stopped_supervisor(tmp_path: Path, monkeypatch: py
     assert f"its supervisor (process {supervisor}) has given no sign for" in run.state.message
     os.kill(supervisor, signal.SIGCONT)
     until(lambda: run.state.silent is None, 15)
-    os.kill(supervisor, signal.SIGSTOP)
-    until(lambda: run.state.silent)
-    run.kill()
-    until(lambda: run.state.name == "lost", 15)
-    until(lambda: not psutil.pid_exists(worker), 15)
-    with pytest.raises(RunFailed, match="lost at attempt 1"):
-        run.wait()
-    run.restart()
-    running(run)
-    os.kill(run.state.processes[1], signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
     report, _ = failure(run)
     assert report["signal"] == "SIGKILL" and "free just before" in report["likely"]
     assert json.loads((run.folder / "result.json").read_text())["seconds"] < 1000
 
 
-@pytest.mark.parametrize("how", ["torch", "python"])
-def test_too_little_memory_is_named(tmp_path: Path, how: str) -> None:
-    run = launch(work.eat, how, on=ONE, root=tmp_path)
+def test_too_little_memory_is_named(tmp_path: Path) -> None:
+    run = launch(work.eat, on=ONE, root=tmp_path)
     report, _ = failure(run)
     assert report["likely"] == "out of memory"
     for remedy in ("micro_rows", "dp_shard", "bfloat16"):
@@ -165,7 +144,8 @@ def test_a_full_disk_is_named_and_costs_nothing_but_the_checkpoint(tmp_path: Pat
         assert result.metrics == [2, 4]
         assert not (run.folder / RESERVE).exists()
         if mounted:
-            subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
+            read_only = ["mount", "-o", "remount,ro", str(root)]
+            until(lambda: subprocess.run(read_only, capture_output=True).returncode == 0)  # The supervisor is just ending.
             for start in (run.restart, lambda: launch(work.save_until_full, None, on=ONE, root=root)):
                 with pytest.raises(OSError, match="Read-only file system"):
                     start()
@@ -195,7 +175,8 @@ def test_a_kernel_that_dies_while_launching_leaves_a_run_or_none(tmp_path: Path,
     if shown == "running":
         run.kill()
         assert run.wait(LIMIT).state == "stopped"
-    assert run.restart().wait(LIMIT).metrics == "back"
+    else:
+        assert run.restart().wait(LIMIT).metrics == "back"
 
 
 def test_commands_from_two_notebooks_and_a_shell_at_once(tmp_path: Path) -> None:
@@ -206,21 +187,23 @@ def test_commands_from_two_notebooks_and_a_shell_at_once(tmp_path: Path) -> None
     notebooks = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), run.id], cwd=HERE, stdout=subprocess.PIPE) for _ in range(2)
     ]
-    threads = [threading.Thread(target=lambda: [run.set("lr", 0.25) for _ in range(5)]) for _ in range(2)]
+    sent: list[int] = []
+    threads = [threading.Thread(target=lambda: sent.extend([run.set("lr", 0.25) for _ in range(5)])) for _ in range(2)]
     for thread in threads:
         thread.start()
     shell = [sys.executable, "-P", "-m", "toolkit", "runs", "--root", str(tmp_path)]
     said = subprocess.run([*shell, "set", run.id, "lr", "0.5", "--json"], cwd=HERE, capture_output=True, text=True)
-    sent = [json.loads(said.stdout)["n"]] if said.returncode == 0 else [said.stderr]
+    assert said.returncode == 0, said.stderr
+    sent.append(json.loads(said.stdout)["n"])
     for thread in threads:
         thread.join()
     for notebook in notebooks:
         answer, _ = notebook.communicate(timeout=LIMIT)
         sent += json.loads(answer)
-    assert len(set(sent)) == 41
-    until(lambda: run.acknowledgement(51))
+    assert len(set(sent)) == 51
+    until(lambda: run.acknowledgement(max(sent)))
     answers = [event["data"] for event in run.events(kinds=("command",))]
-    assert [answer["n"] for answer in answers] == list(range(1, 52))
+    assert [answer["n"] for answer in answers] == sorted(sent)
     assert [answer["applied"] for answer in answers] == sorted(answer["applied"] for answer in answers)
     run.stop()
     assert run.wait(LIMIT).state == "stopped"
@@ -231,13 +214,22 @@ def test_commands_from_two_notebooks_and_a_shell_at_once(tmp_path: Path) -> None
     assert f"run {run.id} is stopped: it obeys no command any more" in said.stderr and len(said.stderr.splitlines()) == 1
 
 
-def test_a_process_that_outlives_its_killed_supervisor_is_a_leftover(tmp_path: Path) -> None:
+def test_a_silent_supervisor_is_ended_and_what_outlives_it_is_a_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = launch(work.leave_a_process_and_wait, on=ONE, root=tmp_path)
     until(lambda: (run.folder / "left").exists())
+    supervisor, worker = running(run).processes
     left = int((run.folder / "left").read_text())
     assert leftovers(tmp_path) == []
-    os.kill(run.state.processes[0], signal.SIGKILL)
+    os.kill(supervisor, signal.SIGSTOP)
+    monkeypatch.setattr(pulse, "STALE", 1.5)
+    until(lambda: run.state.silent)
+    run.kill()
     until(lambda: run.state.name == "lost", 15)
+    until(lambda: not psutil.pid_exists(worker), 15)
+    with pytest.raises(RunFailed, match="lost at attempt 1"):
+        run.wait()
     (found,) = leftovers(tmp_path)
     assert (found.pid, found.run, found.reason) == (left, run.id, "its run is over")
     assert end(found) and leftovers(tmp_path) == []

@@ -91,16 +91,13 @@ def test_notebook_function_and_await(tmp_path: Path) -> None:
     assert asyncio.run(cell()) == {"product": 8.0}
 
 
-@pytest.mark.parametrize(
-    ("how", "told"), [("raise", "ValueError: the data is <b>wrong</b>"), ("SIGKILL", "SIGKILL"), ("exit", "exit code 3")]
-)
-def test_first_failing_rank_is_reported(tmp_path: Path, how: str, told: str) -> None:
-    run = launch(work.fail_on_rank_1, how, on=TWO, root=tmp_path)
+def test_first_failing_rank_is_reported(tmp_path: Path) -> None:
+    run = launch(work.fail_on_rank_1, on=TWO, root=tmp_path)
     report, message = failure(run)
-    assert f"rank 1 {told}" in message
+    assert "rank 1 ValueError: the data is <b>wrong</b>" in message
     assert report["rank"] == 1
     assert report["remedy"] in message
-    assert ("fail_on_rank_1" in report.get("traceback", "")) == (how == "raise")
+    assert "fail_on_rank_1" in report["traceback"]
     assert "<b>" not in run._repr_html_()
     assert set(report["tails"]) == {"0", "1"}
     assert processes(run) == []

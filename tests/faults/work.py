@@ -42,17 +42,13 @@ def wait_for_ever() -> None:
         (current().folder / "ended").touch()
 
 
-def fail_on_rank_1(how: str) -> None:
+def fail_on_rank_1() -> None:
     """Rank 1 fails; the others then lose their connection in a collective."""
     import torch
     import torch.distributed as dist
 
     if current().rank == 1:
-        if how == "raise":
-            raise ValueError("the data is <b>wrong</b>")
-        if how == "exit":
-            os._exit(3)
-        os.kill(os.getpid(), getattr(signal, how))
+        raise ValueError("the data is <b>wrong</b>")
     dist.all_reduce(torch.ones(1))
 
 
@@ -193,8 +189,8 @@ def start_two_and_die(root: str) -> None:
     time.sleep(600)
 
 
-def busy_rank() -> None:
-    """Rank 1 computes for ever, the others wait for it in a collective."""
+def rounds() -> None:
+    """All-reduce again and again, and say so; once there is a file `spin`, rank 1 computes for ever instead."""
     import torch
     import torch.distributed as dist
 
@@ -202,26 +198,18 @@ def busy_rank() -> None:
         while True:
             pass
 
-    if current().rank == 1:
-        spin()
-    dist.all_reduce(torch.ones(1))
-
-
-def rounds() -> None:
-    """All-reduce again and again, and say so."""
-    import torch
-    import torch.distributed as dist
-
     context = current()
     step = 0
     while True:
         step += 1
+        if context.rank == 1 and (context.folder / "spin").exists():
+            spin()
         dist.all_reduce(torch.ones(1))
         context.events.write("metrics", {"round": step}, step=step)
         time.sleep(0.02)
 
 
-def eat(how: str) -> None:
+def eat() -> None:
     """Take more memory than this process may have."""
     import resource
 
@@ -230,8 +218,7 @@ def eat(how: str) -> None:
     with open("/proc/self/statm", "rb") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), resource.RLIM_INFINITY))
-    kept = [torch.ones(1 << 30)] if how == "torch" else [bytearray(1 << 30)]
-    print(len(kept))
+    torch.ones(1 << 30)
 
 
 def save_until_full(limit: int | None) -> list[float]:
