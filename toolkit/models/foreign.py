@@ -1,9 +1,10 @@
 """Any decoder of the `transformers` library in the place of the transformer here, for training.
 
 `Foreign` gives it the interface that training needs; adapters, sharding and checkpoints work on modules and need no more. Its
-paths begin with `hub.`, so patterns that start with `*` fit both. Documents in a packed row stay apart because
-`transformers` reads their borders from positions that start again at 0; `wrap` proves that on a row of five tokens, and refuses
-a model that does not (state-space models, models with positions of their own).
+paths begin with `hub.`, so patterns that start with `*` fit both. Documents in a packed row stay apart because most models of
+`transformers` read their borders from positions that start again at 0; the few others are given a mask. `wrap` proves it on a
+row of five tokens, and refuses a model that keeps them apart in neither way (state-space models, positions of its own).
+Dropout, where a family has any, is as the builder left it; what is loaded from a folder has it off.
 Left out: generation with this toolkit's engine; `model.hub.generate` is there.
 Shapes: B rows, T tokens, K columns in which any row has a chosen position, N chosen positions, V vocabulary.
 """
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolkit.models.transformer import document_positions
+from toolkit.models.transformer import attention_mask, document_positions
 
 
 class Foreign(nn.Module):
@@ -40,6 +41,9 @@ class Foreign(nn.Module):
             raise ValueError(f"{name} takes no position_ids, so documents in a packed row would see each other")
         self.hub: Any = hub
         """The model as `transformers` made it."""
+        self.training = hub.training
+        self.gives_mask = False
+        """Whether documents are kept apart by a mask rather than by positions."""
         self._keeps_some = "logits_to_keep" in arguments
 
     @property
@@ -67,6 +71,9 @@ class Foreign(nn.Module):
         if positions_BT is None:
             positions_BT = document_positions(tokens_BT, documents_BT)
         options: dict[str, Any] = {"position_ids": positions_BT.expand_as(tokens_BT), "use_cache": False}
+        if self.gives_mask and documents_BT is not None:
+            like = self.hub.get_input_embeddings().weight
+            options["attention_mask"] = attention_mask(tokens_BT.shape[1], documents_BT, start=0, window=None, like=like)
         if where_BT is None:
             return self.hub(input_ids=tokens_BT, **options).logits
         if not self._keeps_some:
@@ -98,14 +105,23 @@ def wrap(hub: nn.Module) -> Foreign:
     ValueError: MambaForCausalLM takes no position_ids, ...
     """
     model = Foreign(hub)
-    if not any(parameter.is_meta for parameter in hub.parameters()):
-        _check_documents(model)
+    if any(parameter.is_meta for parameter in hub.parameters()):
+        return model
+    leak = _leak(model)
+    if leak and getattr(model.config, "sliding_window", None) is None:  # a mask of ours would take the window's place
+        model.gives_mask = True
+        leak = _leak(model)
+    if leak:
+        raise ValueError(
+            f"{type(hub).__name__} lets documents of a packed row see each other (logits differ by {leak:.3g}): "
+            "it cannot train on packed rows"
+        )
     return model
 
 
 @torch.no_grad()
-def _check_documents(model: Foreign) -> None:
-    """The second document of a row must have the logits that it has alone."""
+def _leak(model: Foreign) -> float:
+    """By how much the logits of a row's second document differ from those that it has alone; 0 within rounding."""
     device = model.hub.get_input_embeddings().weight.device
     top = model.config.vocab_size - 1
     tokens_1T = torch.tensor([[1, 7, 3, 5, 2]], device=device).clamp(max=top)
@@ -116,11 +132,8 @@ def _check_documents(model: Foreign) -> None:
     alone = model(tokens_1T[:, 2:]).double()
     model.train(training)
     tolerance = 3e-2 if next(model.parameters()).dtype in (torch.bfloat16, torch.float16) else 1e-3
-    if not (together - alone).abs().max() <= tolerance * alone.abs().max():
-        raise ValueError(
-            f"{type(model.hub).__name__} lets documents of a packed row see each other (logits differ by "
-            f"{(together - alone).abs().max().item():.3g}): it cannot train on packed rows"
-        )
+    leak = (together - alone).abs().max()
+    return 0.0 if leak <= tolerance * alone.abs().max() else leak.item()
 
 
 def load_foreign(folder: Path, dtype: torch.dtype, device: torch.device) -> Foreign:
