@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.runs.files import take_lock
+from toolkit.runs.files import is_locked, take_lock
 from toolkit.runs.roots import root_of
 from toolkit.runs.state import ACTIVE, FINAL, boot, holder, read_state
 
@@ -57,7 +57,7 @@ class Candidate:
     folder: Path
     """The folder."""
     state: str
-    """State of the run; "remains" for what an interrupted removal left."""
+    """State of the run; "damaged" where its files cannot be read, "remains" for what an interrupted removal left."""
     attempt: int
     """Attempt that the state is of."""
     age: float
@@ -162,16 +162,20 @@ def _launched(folder: Path) -> float:
 
 
 def _candidate(folder: Path, status: os.stat_result, choice: Choice, newer: int) -> Candidate:
-    state = read_state(folder)
-    age, size = max(0.0, time.time() - state.since), folder_size(folder)
-    return Candidate(
-        folder=folder,
-        state=state.name,
-        attempt=state.attempt,
-        age=age,
-        bytes=size,
-        kept=_kept(folder, status, state.name, age, size, choice, newer),
-    )
+    name, attempt, since = _state(folder)
+    age, size = max(0.0, time.time() - since), folder_size(folder)
+    kept = _kept(folder, status, name, age, size, choice, newer)
+    return Candidate(folder=folder, state=name, attempt=attempt, age=age, bytes=size, kept=kept)
+
+
+def _state(folder: Path) -> tuple[str, int, float]:
+    """State, attempt, and since when; "damaged" where its files cannot be read, unless someone holds its lock."""
+    try:
+        state = read_state(folder)
+        return state.name, state.attempt, float(state.since) or _launched(folder)
+    except (ValueError, TypeError):
+        attempt = holder(folder).get("attempt", 0)
+        return ACTIVE[0] if is_locked(folder / "lock") else "damaged", attempt, _launched(folder)
 
 
 def _kept(folder: Path, status: os.stat_result, state: str, age: float, size: int, choice: Choice, newer: int) -> str:

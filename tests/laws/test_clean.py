@@ -162,6 +162,25 @@ def test_a_list_of_runs_passes_over_what_is_being_removed(root: Path) -> None:
     assert [run.id for run in runs(root)] == ["finished", "failed", "lost"]
 
 
+@pytest.mark.parametrize("state", ["{", "[1]", '{"name": 7, "attempt": "x", "since": "y"}', "\0"])
+def test_a_run_with_damaged_files_hides_no_other_and_can_go(state: str, root: Path, capsys: Any) -> None:
+    (root / "runs" / "failed" / "state.json").write_text(state)
+    (root / "runs" / "failed" / "launch.json").write_text('{"title": 3, "time": "z"}')
+    status, out, _ = command("runs", "--root", str(root), capsys=capsys)
+    assert status == 0
+    assert sorted(line.split()[0] for line in out.splitlines()[1:]) == ["failed", "finished", "large", "lost"]
+    assert "damaged" in out
+    listed = command_json("runs", "--json", "--root", str(root), capsys=capsys)
+    assert {run["run"]: run["state"] for run in listed}["failed"] in ("damaged", "lost")
+    assert "failed" in going(root, Choice(older=0))
+    lock = take_lock(root / "runs" / "failed" / "lock")
+    assert "failed" not in going(root, Choice(older=0)), "someone holds it"
+    assert lock is not None
+    os.close(lock)
+    (found,) = [each for each in survey(root, Choice(older=0)) if each.folder.name == "failed"]
+    assert remove(found) is None
+
+
 def test_links_are_not_followed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     outside = tmp_path_factory.mktemp("outside")
     precious = write_run(outside, "precious", ago=90 * DAY)

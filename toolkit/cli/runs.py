@@ -119,7 +119,10 @@ def _list(chosen: argparse.Namespace) -> int:
 
 
 def _described(run: Run) -> dict[str, Any]:
-    state = dataclasses.asdict(run.state)
+    try:
+        state = dataclasses.asdict(run.state)
+    except (ValueError, TypeError) as error:
+        state = dataclasses.asdict(State(name="damaged", message=" ".join(str(error).split())))
     named = {"run": run.id, "state": state.pop("name"), "work": run.launched.get("title"), "folder": str(run.folder)}
     return named | state
 

@@ -64,7 +64,14 @@ def _launcher_lives(run: Run) -> bool:
 
 
 def row(run: Run) -> tuple[str, ...]:
-    """Id, state, step, age, memory and work of one run, as text."""
+    """Id, state, step, age, memory and work of one run, as text; a run whose files are damaged says so."""
+    try:
+        return _row(run)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        return (run.id, "damaged", "", "", "", " ".join(str(error).split()))
+
+
+def _row(run: Run) -> tuple[str, ...]:
     state, launched = run.state, run.launched
     step = "" if state.step is None else f"{state.step}" + (f"/{state.total_steps}" if state.total_steps else "")
     return (
@@ -73,7 +80,7 @@ def row(run: Run) -> tuple[str, ...]:
         step,
         age(time.time() - launched.get("time", time.time())),
         memory(state.processes) if not state.final else "",
-        launched.get("title", ""),
+        str(launched.get("title", "")),
     )
 
 
