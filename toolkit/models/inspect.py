@@ -98,7 +98,7 @@ def inspect_tokenizer(name: str) -> int:
         return check_tokenizer(GGUFHeader(source))
     from toolkit.models.tokenizer import Tokenizer
 
-    return Tokenizer.from_folder(places.model_files(name)).vocab_size
+    return Tokenizer.from_folder(places.tokenizer_files(name)).vocab_size
 
 
 def inspect_folder(name: str, folder: Path, *, kind: Literal["folder", "gguf", "hub"] = "folder") -> ModelFacts:

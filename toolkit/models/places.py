@@ -12,7 +12,8 @@ from toolkit.models.weight_files import PICKLED, pickled, weight_files
 
 PACKAGED = "smollm2-135m"
 _CONVERTER = 2  # part of the cache key: raise it when gguf_file.convert writes something else
-_WANTED = ["model*.safetensors", "model.safetensors.index.json", "*.json", "*.jinja"]
+_WITHOUT_WEIGHTS = ["*.json", "*.jinja"]
+_WANTED = ["model*.safetensors", *_WITHOUT_WEIGHTS]
 _UNWANTED = ["*/*"]
 
 
@@ -113,11 +114,31 @@ def cached(name: str) -> Path | None:
 
 
 def fetch(name: str) -> Path:
-    """Download a hub model's safetensors, config and tokenizer, or find them in the hub's cache."""
+    """A hub model's safetensors, config and tokenizer: the copy on this machine, or else a new one from the hub.
+
+    Before the first byte of a weight travels, the hub's headers are checked as `inspect_model` says.
+    """
+    from toolkit.models.hub_remote import inspect_remote
+
+    folder = cached(name)
+    if folder is not None:
+        return folder
+    inspect_remote(name)
+    return _download(name, _WANTED)
+
+
+def tokenizer_files(name: str) -> Path:
+    """The folder that holds the tokenizer of the model `name`; of a hub model no weights are fetched for it."""
+    if is_builder(name) or gguf_source(name) is not None or local_folder(name) is not None:
+        return model_files(name)
+    return cached(name) or _download(name, _WITHOUT_WEIGHTS)
+
+
+def _download(name: str, wanted: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=_UNWANTED))
     except Exception as error:  # the client has dozens of classes for "cannot be reached" and "does not exist"
         raise ValueError(unreachable(name, error)) from error
 

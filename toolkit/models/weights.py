@@ -18,7 +18,7 @@ from torch import nn
 from toolkit.models.byte_tokenizer import byte_tokenizer
 from toolkit.models.config import tensor_shapes
 from toolkit.models.inspect import native_config, read_config
-from toolkit.models.places import is_builder, model_files
+from toolkit.models.places import is_builder, model_files, tokenizer_files
 from toolkit.models.storage import verify_changed
 from toolkit.models.tokenizer import Tokenizer
 from toolkit.models.transformer import Transformer
@@ -73,7 +73,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     """
     if name == "bytes":
         return byte_tokenizer()
-    return Tokenizer.from_folder(model_files(name))
+    return Tokenizer.from_folder(tokenizer_files(name))
 
 
 def resolve_dtype(dtype: Dtype, device: torch.device | str = "cpu") -> torch.dtype:
