@@ -61,7 +61,7 @@ def test_resume_with_another_number_of_shards(workers: Pool, tmp_path, world: in
 
 
 OPTIMIZERS = {
-    "AdamW": dict(optimizer="AdamW(beta2=0.99, fused=True)", schedule="WSD(warmup=2, decay=0.5)", weight_decay=0.3),
+    "AdamW": dict(optimizer="AdamW(beta2=0.99, fused=False)", schedule="WSD(warmup=2, decay=0.5)", weight_decay=0.3),
     "SGD": dict(optimizer="SGD(nesterov=True)", schedule="Constant(warmup=0)", weight_decay=0.1, lr=0.3),
     "Adafactor": dict(optimizer="Adafactor()", schedule="Linear(floor=0.1)", adapted=False, lr=0.1),
     "Muon": dict(optimizer="Muon(exact=True)", schedule="WSD(shape='linear')", weight_decay=0.1, adapted=False),

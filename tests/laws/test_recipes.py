@@ -93,7 +93,7 @@ def test_bad_input_is_one_line_before_anything_starts(case: str, tmp_path: Path)
 
 def test_a_chat_needs_a_template(tmp_path: Path) -> None:
     path = tmp_path / "chat.jsonl"
-    path.write_text(json.dumps({"prompt": "2 + 2?", "answer": "4"}) + "\n")
+    path.write_text("".join(json.dumps({"prompt": f"{n} + 2?", "answer": str(n + 2)}) + "\n" for n in range(3)))
     with pytest.raises(ValueError, match="a learned vocabulary has no chat template"):
         preflight(Pretrain(data=JsonLines(path=str(path), chat=True)))
 

@@ -35,8 +35,8 @@ class AdamW:
     """Memory of the mean of their squares, 0 to 0.9999."""
     eps: Epsilon = 1e-8
     """Added to the root of the mean square, above 0."""
-    fused: bool = False
-    """Whether one kernel makes the whole step: faster, with other rounding."""
+    fused: bool = True
+    """Whether one kernel makes the whole step, the fastest; else one operation after the other, which rounds otherwise."""
 
     __post_init__ = check
 
@@ -48,7 +48,7 @@ class AdamW:
         """
         import torch
 
-        options = {"betas": (self.beta1, self.beta2), "eps": self.eps, "fused": self.fused or None}
+        options = {"betas": (self.beta1, self.beta2), "eps": self.eps, "fused": self.fused, "foreach": not self.fused}
         return [torch.optim.AdamW(groups(named), weight_decay=0.0, **options)]
 
 
