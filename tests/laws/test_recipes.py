@@ -94,8 +94,11 @@ def test_bad_input_is_one_line_before_anything_starts(case: str, tmp_path: Path)
 def test_a_chat_needs_a_template(tmp_path: Path) -> None:
     path = tmp_path / "chat.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"{n} + 2?", "answer": str(n + 2)}) + "\n" for n in range(3)))
-    with pytest.raises(ValueError, match="a learned vocabulary has no chat template"):
-        preflight(Pretrain(data=JsonLines(path=str(path), chat=True)))
+    data = JsonLines(path=str(path), chat=True)
+    for recipe in (Pretrain(data=data), Pretrain(data=data, tokenizer="bytes"), FineTune(data=data, tokenizer="bytes")):
+        with pytest.raises(ValueError, match=r"tokenizer: it has no chat template, which this data needs; name a model"):
+            preflight(recipe)
+    preflight(FineTune(data=data))
 
 
 def test_schedules_optimizers_and_checks_need_no_torch() -> None:

@@ -59,7 +59,10 @@ def tokenizer_of(recipe: FineTune | Pretrain, learned: Iterable[Text]) -> Tokeni
 
 
 def build(recipe: FineTune | Pretrain, vocab_size: int, device: str = "cpu") -> nn.Module:
-    """The recipe's model before any training, in memory of the CPU; `device` says where it will train."""
+    """The recipe's model before any training, in memory of the CPU; `device` says where it will train.
+
+    `vocab_size` is the tokenizer's, which a model that comes with its weights does not need.
+    """
     from toolkit.recipes import fine_tune, pretrain
 
     if isinstance(recipe, fine_tune.FineTune):
@@ -159,13 +162,15 @@ def load(run_folder: Path, step: int | Literal["last", "best"]) -> nn.Module:
 
     from toolkit import checkpoint as checkpoints
     from toolkit.models import load_tokenizer
-    from toolkit.recipes import Recipe
+    from toolkit.recipes import FineTune, Recipe
     from toolkit.runs.control import resolver
     from toolkit.values import load_root
 
-    recipe = load_root(json.loads((run_folder / "recipe.json").read_text()), Recipe, notebook=resolver(run_folder))
+    data = json.loads((run_folder / "recipe.json").read_text())
+    recipe: FineTune | Pretrain = load_root(data, Recipe, notebook=resolver(run_folder))
     path = checkpoints.choose(run_folder / "checkpoints", step)
-    model = build(recipe, load_tokenizer(str(run_folder / TOKENIZER)).vocab_size)
+    num_ids = 0 if isinstance(recipe, FineTune) else load_tokenizer(str(run_folder / TOKENIZER)).vocab_size
+    model = build(recipe, num_ids)
     stored = checkpoints.read_manifest(path).tensors
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict(keep_vars=True).items()}
     needed = {name: t.detach() for name, t in tensors.items() if name in stored or getattr(t, "requires_grad", False)}

@@ -51,14 +51,15 @@ def _fine_tune(recipe: FineTune) -> None:
     _samples(recipe, facts)
     if recipe.adapters is not None and facts.config is not None:
         _patterns(recipe, facts.config)
-    inspect_data(recipe.data)
+    if inspect_data(recipe.data).chat and recipe.tokenizer == "bytes":
+        raise ValueError("FineTune.tokenizer: it has no chat template, which this data needs; name a model")
 
 
 def _pretrain(recipe: Pretrain) -> None:
     facts = inspect_data(recipe.data)
+    if facts.chat and (isinstance(recipe.tokenizer, BPE) or recipe.tokenizer == "bytes"):
+        raise ValueError("Pretrain.tokenizer: it has no chat template, which this data needs; name a model")
     if isinstance(recipe.tokenizer, BPE):
-        if facts.chat:
-            raise ValueError("Pretrain.tokenizer: a learned vocabulary has no chat template, which this data needs; name a model")
         num_ids = None if isinstance(recipe.model, Architecture) else recipe.tokenizer.vocab_size
     else:
         num_ids = inspect_tokenizer(recipe.tokenizer)
