@@ -34,7 +34,7 @@ def test_facts_of_every_source(tmp_path):
     assert inspect_data(Manual()) == DataFacts(documents=79, files=1, bytes=None, chat=False)
     assert inspect_data(TextFiles(paths=("*.txt",))) == DataFacts(documents=1, files=1, bytes=8, chat=False)
     assert inspect_data(rows) == DataFacts(documents=None, files=1, bytes=size("rows.jsonl"), chat=False)
-    assert inspect_data(JsonLines(path="said.jsonl", messages="messages")).chat
+    assert inspect_data(JsonLines(path="said.jsonl", messages="messages", held_out=0.0)).chat
     assert inspect_data(JsonLines(path="rows.jsonl", prompt="q", answer="a", chat=True)).chat
     saved = save([row["a"] for row in ROWS])
     assert inspect_data(saved).documents == 90
@@ -73,6 +73,7 @@ def test_facts_of_every_source(tmp_path):
         (b"a", JsonLines(path="y"), "'y' matches no file"),
         (b"a", Saved(path="y"), "y holds no saved data"),
         (b"a", TextFiles(paths=("x",)), "cannot be divided"),
+        (json.dumps({"m": SAID}).encode(), JsonLines(path="x", messages="m"), "x, line 1: one conversation cannot be divided"),
         (b"a", Hub(name="nobody/nothing"), "the hub data set 'nobody/nothing' cannot be read"),
         (b"a", Mixture(parts=(Manual(), Saved(path="y"))), "y holds no saved data"),
     ],

@@ -139,8 +139,19 @@ def test_a_step_is_the_same_whenever_it_is_asked_for():
 
 
 def test_pieces_are_forgotten(tmp_path):
+    cache = tmp_path / "cache/scalebook/data"
+    (cache / "stream-left-3").mkdir(parents=True)
+    os.utime(cache / "stream-left-3", (0, 0))  # by a run that was killed long ago
     for _ in islice(loader(lines()), 60):
-        assert len(list((tmp_path / "cache/scalebook/data").glob("stream-*"))) <= 3
+        assert len(list(cache.glob("stream-*"))) <= 3
+    assert not (cache / "stream-left-3").exists()
+
+
+def test_the_next_piece_is_made_ahead(tmp_path):
+    one = loader(lines())
+    one.step(0)
+    one.rows._ahead.shutdown()
+    assert {path.name[-2:] for path in (tmp_path / "cache/scalebook/data").glob("stream-*")} == {"-0", "-1"}
 
 
 def test_a_state_of_another_file_is_refused(tmp_path):
@@ -218,10 +229,10 @@ print(*(peak("large", stream) - before[1] for stream in (True, False)))
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path):
-    """8 million tokens, which are 100 MB when packed: a path that held them all would show, holding the text alone as well."""
+    """5 million tokens, which are 60 MB when packed: a path that held them all would show, holding the text alone as well."""
     line = json.dumps({"a": "".join(chr(97 + number % 26) for number in range(1000))}) + "\n"
     (tmp_path / "small").write_text(line * (1 << 10))
-    (tmp_path / "large").write_text(line * (8 << 10))
+    (tmp_path / "large").write_text(line * (5 << 10))
     run = [sys.executable, "-P", "-c", MEMORY]
     done = subprocess.run(run, capture_output=True, text=True, env={**os.environ, "RAYON_NUM_THREADS": "2"})
     assert done.returncode == 0, done.stderr[-2000:]

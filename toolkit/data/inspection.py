@@ -119,6 +119,10 @@ def _json_lines(data: JsonLines) -> DataFacts:
                     break
         if not seen:
             raise ValueError(f"{path} is empty")
+        if seen == 1 == len(paths) and data.held_out:
+            from toolkit.data.reading import documents
+
+            documents(data)  # a single conversation, or a text of one line, cannot be divided
     return DataFacts(documents=None, files=len(paths), bytes=size, chat=needs_chat(data))
 
 

@@ -1,15 +1,18 @@
-"""Rows of a stream: each piece is tokenised and packed when its turn comes, and forgotten afterwards.
+"""Rows of a stream: each piece is tokenised and packed before its turn comes, and forgotten afterwards.
 
-All processes of a machine share the files of a piece: one of them makes it while the others wait, and only the newest two
-are kept. What has to be remembered to go on exactly is one entry: the number of a piece, its first row's place in the order,
-and where it begins in the source.
+All processes of a machine share the files of a piece: one of them makes it, while the piece before is trained on, and only
+the newest three are kept. What has to be remembered to go on exactly is one entry: the number of a piece, its first row's
+place in the order, and where it begins in the source.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,14 @@ _KEPT = 2  # pieces, also on disk
 _BYTES_A_TOKEN = 4  # of English text, about
 _UNKNOWN = 1_000_000  # rows of a pass when nobody knows
 _EMPTY = 64  # pieces without a row, after which a hub set counts as empty
+_STALE = 7 * 24 * 3600  # seconds, after which a piece that a killed run left is removed
+
+
+def _remove_stale(cache: Path) -> None:
+    for folder in cache.glob("stream-*"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _STALE:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +69,8 @@ class Stream:
         """Where a piece is kept while it is needed."""
         return cache_folder("data") / f"stream-{self.key}-{number}"
 
-    def piece(self, number: int, mark: Mark) -> tuple[Packed, Mark]:
-        """The rows of a piece that begins at `mark`, and where the next one begins."""
+    def make(self, folder: Path, number: int, mark: Mark) -> None:
+        """Write a piece that begins at `mark` into its folder, unless it is there."""
 
         def build(folder: Path) -> None:
             texts, following = self.documents.piece(number, mark, self.seed)
@@ -67,8 +78,13 @@ class Stream:
                 write_rows(folder, (), self.context)
             (folder / "next.json").write_text(json.dumps(following))
 
+        build_once(folder, build)
+
+    def piece(self, number: int, mark: Mark) -> tuple[Packed, Mark]:
+        """The rows of a piece that begins at `mark`, and where the next one begins."""
+        folder = self.folder(number)
         while True:
-            folder = build_once(self.folder(number), build)
+            self.make(folder, number, mark)
             try:
                 tokens_NT, targets_NT, documents_NT = read_rows(folder)
                 following = json.loads((folder / "next.json").read_text())
@@ -91,6 +107,8 @@ class Streaming:
         self.rows_a_pass = len(stream)
         self._known: list[dict[str, Any]] = [{"row": 0, "piece": 0, "mark": None}]
         self._open: dict[int, tuple[Packed, Any]] = {}
+        self._ahead = ThreadPoolExecutor(max_workers=1)  # no daemon: the tokenizer must not outlive the interpreter
+        _remove_stale(stream.folder(0).parent)
 
     def identity(self) -> str:
         """What the order depends on besides the seeds and the size of a step."""
@@ -144,5 +162,10 @@ class Streaming:
                 self._open.pop(old)
                 self.stream.remove(old)
             self._open[number] = (packed, (order, following))
+            self._ahead.submit(self._make, self.stream.folder(number + 1), number + 1, following)
         packed, (order, following) = self._open[number]
         return packed, order, following
+
+    def _make(self, folder: Path, number: int, mark: Mark) -> None:
+        with suppress(Exception):  # whoever needs this piece makes it anew, and raises what is wrong with it
+            self.stream.make(folder, number, mark)
