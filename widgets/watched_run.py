@@ -159,15 +159,16 @@ class WatchedRun:
 
     def recipe(self) -> dict[str, Any]:
         """What recipe.json holds, with the arguments of a function and the number of processes, where they can be read."""
-        if self._recipe is None:
-            try:
-                launched = self.run.launched
-                found = {"type": "function"} | read_json(self.run.folder / "recipe.json", {})
-            except (OSError, ValueError):
-                return {}
-            if launched.get("arguments"):
-                found["arguments"] = launched["arguments"]
-            self._recipe = found | {"processes": launched.get("processes", 1)}
+        if self._recipe is not None:
+            return self._recipe
+        try:
+            launched = self.run.launched
+            found = {"type": "function"} | read_json(self.run.folder / "recipe.json", {})
+        except (OSError, ValueError):
+            return {}
+        if launched.get("arguments"):
+            found["arguments"] = launched["arguments"]
+        self._recipe = found | {"processes": launched.get("processes", 1)}
         return self._recipe
 
     @property
