@@ -17,6 +17,7 @@ UNIONS = [
     "toolkit.adapters:Adapter",
     "toolkit.data:Data",
     "toolkit.launch:Local",
+    "toolkit.models:RopeScaling",
     "toolkit.parallel:Plan",
     "toolkit.recipes:Recipe",
     "toolkit.serve:Sampling",
