@@ -86,8 +86,7 @@ def source(value: Any, *, brief: bool = False) -> str:
 
 
 def _is_default(value: Any, field: dataclasses.Field[Any]) -> bool:
-    made = field.default_factory is not dataclasses.MISSING
-    default = field.default_factory() if made else field.default
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     return default is not dataclasses.MISSING and repr(getattr(value, field.name)) == repr(default)
 
 

@@ -7,6 +7,7 @@ arrives as a path and a node. Each draft is read by the classes themselves, so a
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,10 +42,11 @@ class _Sound(traitlets.Any):
         return super().get(obj, cls)
 
     def set(self, obj: Form, value: Any) -> None:
-        if obj._taking:
-            super().set(obj, value)
-        else:
-            obj._show(value)
+        with obj._guard:
+            if obj._taking:
+                super().set(obj, value)
+            else:
+                obj._show(value)
 
 
 class Form(anywidget.AnyWidget):
@@ -82,6 +84,7 @@ class Form(anywidget.AnyWidget):
         self._model = model
         self._problem = ""
         self._kept: Kept = {}
+        self._guard = threading.RLock()  # pages are answered in a thread of their own while a cell runs
         self._twin = Twin()
         self._taking = False
         self._shape = shape_of(self._field, None if is_type else of)
@@ -170,6 +173,10 @@ class Form(anywidget.AnyWidget):
 
     def _receive(self, _: Any, message: Any, buffers: Any) -> None:
         """A message of a page: an edit, a text to read, or the wish for a whole text."""
+        with self._guard:
+            self._obey(message)
+
+    def _obey(self, message: Any) -> None:
         match message:
             case {"kind": "edit", "page": str(page), "n": int(n), "path": list(path), "node": node}:
                 seen = {**{name: last for name, last in self.draft["seen"].items() if name != page}, page: n}

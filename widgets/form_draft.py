@@ -64,7 +64,6 @@ class Writer:
         if len(options) > 1:
             at = next(index for index, option in enumerate(options) if holds(option, value))
             return {"at": at, "of": {str(at): self.draft(value, options[at])}}
-        (field,) = options
         match field.kind:
             case "int" | "float":
                 return float.__repr__(value) if isinstance(value, float) else str(value)
@@ -85,8 +84,8 @@ class Writer:
         options = self.shape.options(field)
         if len(options) > 1:
             return {"at": 0, "of": {"0": self.blank(options[0])}}
-        if options[0].kind == "value":
-            return {one.name: self.blank(one) for one in spec(options[0].type).fields}
+        if field.kind == "value":
+            return {one.name: self.blank(one) for one in spec(field.type).fields}
         return None
 
     def keep(self, draft: Draft, value: Any) -> Draft:
@@ -150,7 +149,6 @@ class Reader:
             if type(at) is not int or not 0 <= at < len(options) or not isinstance(draft.get("of"), dict):
                 return self._wrong(path, place, f"expected {expected(field)}")
             return self._read(draft["of"].get(str(at)), options[at], (*path, "of", str(at)), place, model)
-        (field,) = options
         if draft is None and field.kind != "none":
             return self._wrong(path, place, f"missing, expected {expected(field)}")
         if field.kind == "value" and isinstance(draft, dict):

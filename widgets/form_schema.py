@@ -78,7 +78,6 @@ def _control(shape: Shape, field: Field) -> dict[str, Any]:
     options = shape.options(field)
     if len(options) > 1:
         return {"kind": "union", "expected": expected(field), "options": [_control(shape, option) for option in options]}
-    (field,) = options
     found: dict[str, Any] = {"kind": field.kind, "expected": expected(field), "label": KINDS.get(field.kind, "")}
     match field.kind:
         case "int" | "float":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -199,23 +200,23 @@ def lives_in_two_tabs(book: Notebook, selector: str, act: Callable[[Locator], No
 def fits_at_double_zoom(book: Notebook, root: Locator, name: str) -> None:
     """At 200 % zoom nothing is cut off, no two controls overlap and the widget does not scroll sideways; leaves a picture.
 
-    Zoom is a window of half as many CSS pixels (here 640 wide), each drawn twice as large; the file browser is folded.
+    Zoom halves the window in CSS pixels, here to 640 of them; the file browser is folded, as a person would.
     """
-    chrome = book.page.context.new_cdp_session(book.page)
-    metrics = {"width": 640, "height": 500, "deviceScaleFactor": 2, "mobile": False}
+    size = book.page.viewport_size or {"width": 1280, "height": 1000}
     book.command("application:toggle-left-area")
-    chrome.send("Emulation.setDeviceMetricsOverride", metrics)
+    book.page.set_viewport_size({"width": 640, "height": 500})
     try:
-        book.page.wait_for_function("() => innerWidth === 640")
-        book.page.wait_for_timeout(300)  # the layout of the page settles
         root.evaluate("node => node.scrollIntoView({ block: 'start' })")
-        troubles = root.evaluate(TROUBLES)
-        chrome.send("Emulation.setDeviceMetricsOverride", {**metrics, "height": int(root.bounding_box()["height"]) + 400})
+        until = time.monotonic() + 5
+        while troubles := root.evaluate(TROUBLES):  # the application follows the window a moment later
+            if time.monotonic() > until:
+                break
+            time.sleep(0.1)
+        book.page.set_viewport_size({"width": 640, "height": int(root.bounding_box()["height"]) + 300})
         root.screenshot(path=book.lab.artifacts / f"{name}-zoom.png", animations="disabled")
         assert not troubles, "\n".join(troubles)
     finally:
-        chrome.send("Emulation.clearDeviceMetricsOverride")
-        chrome.detach()
+        book.page.set_viewport_size(size)
         book.command("application:toggle-left-area")
 
 

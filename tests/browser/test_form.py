@@ -21,6 +21,11 @@ form = Form(FineTune(adapters={"*.q_proj": LoRA(rank=4)}, steps=40))
 form.observe(lambda change: seen.append(change["new"].steps), "value")
 form
 """
+WAIT = """
+import os, time
+while not os.path.exists("go-on"):
+    time.sleep(0.05)
+"""
 FORM = ".sb-form"
 SAVED_LIMIT = 200_000
 
@@ -53,7 +58,7 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def shown(lab: Lab) -> Iterator[Shown]:
-    book = lab.open(SHOW, "import time; time.sleep(1.5)")
+    book = lab.open(SHOW, WAIT)
     try:
         yield Shown(book, laws.renders(book, FORM, cell=0))
     finally:
@@ -124,7 +129,7 @@ def test_patterns_are_counted_as_they_are_typed(shown: Shown) -> None:
     expect(pattern).to_be_focused()
     pattern.press_sequentially("*.qproj")
     counts = shown.root.locator(".sb-count")
-    expect(counts.nth(1)).to_have_text("matches no linear layer; near: *.q_proj")
+    expect(counts.nth(1)).to_have_text("matches no linear layer; near: *.q_proj and *.v_proj")
     pattern.fill("*.layers.0.*_proj")
     expect(counts.nth(1)).to_have_text("7 of 210 linear layers; 1 of them also match *.q_proj, but a layer takes one pattern")
     pattern.fill("*.v_proj")
@@ -189,13 +194,14 @@ def test_both_themes_and_zoom(shown: Shown) -> None:
     laws.fits_at_double_zoom(shown.book, shown.root, "form")
 
 
-def test_it_answers_while_the_kernel_is_busy(shown: Shown) -> None:
+def test_it_answers_while_a_cell_blocks(shown: Shown) -> None:
     shown.book.run_cell(1)
     shown.book.page.wait_for_function(f"() => {laws.KERNEL}.status === 'busy'")
     shown.box("steps").fill("0")
     expect(shown.root.get_by_text("expected an integer of at least 1, got 0").first).to_be_visible(timeout=500)
-    shown.says("the kernel is busy")
+    shown.says(re.compile("^(1 problem|the kernel is busy)$"))  # a kernel with subshells answers, another is waited for
     shown.box("steps").fill("41")
+    (shown.book.lab.work / "go-on").touch()
     shown.book.wait_idle()
     shown.has("steps", "41")
     shown.says("valid, 3 changed")

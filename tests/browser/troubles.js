@@ -15,7 +15,7 @@
   };
 
   if (root.scrollWidth > root.clientWidth + 1) troubles.push(`scrolls sideways: ${root.scrollWidth} > ${root.clientWidth}`);
-  if (around.right > area.getBoundingClientRect().right + 1) troubles.push("wider than its place");
+  if (around.right > Math.min(area.getBoundingClientRect().right, innerWidth) + 1) troubles.push("wider than its place");
   for (const node of seen) {
     const { left, right, width } = node.getBoundingClientRect();
     if (!width || isInScroller(node)) continue;
