@@ -15,7 +15,6 @@ from pathlib import Path
 
 from tests.harness.leftovers import processes_of_runs
 from toolkit.adapters import LoRA
-from toolkit.checkpoint import newest
 from toolkit.data import Manual
 from toolkit.launch import Local, launch
 from toolkit.parallel import Plan
@@ -83,9 +82,14 @@ def until(true: Callable[[], object], limit: float = PATIENCE, every: float = 0.
         time.sleep(every)
 
 
+def begin(root: Path, name: str, kills: int, attempt: int) -> None:
+    """Launch or resume the chain's run."""
+    launch(recipe(kills, paced=True), on=Local(), name=name, resume=attempt > 1, durable=False, root=root)
+
+
 def kernel(root: str, name: str, kills: str, attempt: str) -> None:
     """As a notebook's kernel: launch or resume the chain's run, and live until killed."""
-    launch(recipe(int(kills), paced=True), on=Local(), name=name, resume=attempt != "1", durable=False, root=root)
+    begin(Path(root), name, int(kills), int(attempt))
     print("launched", flush=True)
     time.sleep(3600)
 
@@ -97,35 +101,42 @@ class Chain:
         self.root, self.name, self.kills = root, name, kills
         self.chance = random.Random(seed)
         self.attempt = 0
+        self.kernel: subprocess.Popen[bytes] | None = None
         self.settings: list[dict[str, float | str]] = []
         """What was changed on the way, as the run stores it."""
 
-    def start(self) -> None:
-        """Begin the next attempt, from a kernel of its own."""
+    def start(self, *, dies: bool = False) -> None:
+        """Begin the next attempt, from a kernel of its own where that one `dies`, else from this process."""
         self.attempt += 1
-        code = "import sys; from tests.faults.chain import kernel; kernel(*sys.argv[1:])"
-        command = [sys.executable, "-c", code, str(self.root), self.name, str(self.kills), str(self.attempt)]
-        self.kernel = subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE)
-        assert self.kernel.stdout is not None and self.kernel.stdout.readline() == b"launched\n"
+        if dies:
+            code = "import sys; from tests.faults.chain import kernel; kernel(*sys.argv[1:])"
+            command = [sys.executable, "-c", code, str(self.root), self.name, str(self.kills), str(self.attempt)]
+            self.kernel = subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE)
+            assert self.kernel.stdout is not None and self.kernel.stdout.readline() == b"launched\n"
+        else:
+            begin(self.root, self.name, self.kills, self.attempt)
         self.run = Run.attach(self.name, self.root)
 
     def close(self) -> None:
-        """End the kernel of this attempt."""
-        self.kernel.kill()
-        self.kernel.wait()
-        assert self.kernel.stdout is not None
-        self.kernel.stdout.close()
+        """End the kernel of this attempt, and the run where it goes on."""
+        if self.attempt and self.run.alive:
+            self.run.kill()
+        if self.kernel is not None:
+            self.kernel.kill()
+            self.kernel.communicate()
+            self.kernel = None
 
     def kill(self, victim: str, phase: str) -> Kill:
         """Start the next attempt, kill `victim` in `phase`, and hold what is shown and left against the truth."""
-        self.start()
+        self.start(dies=victim == "kernel")
         until(lambda: len(self.state().processes) == 3)
         self.reach(phase)
         before = self.state()
         supervisor, *workers = before.processes
         meeting = read_json(self.run.folder / f"meet-{self.attempt}.json", {})
         begun = time.monotonic()
-        target = {"worker": workers[1], "rank 0": workers[0], "supervisor": supervisor, "kernel": self.kernel.pid}[victim]
+        ours = self.kernel.pid if self.kernel is not None else 0
+        target = {"worker": workers[1], "rank 0": workers[0], "supervisor": supervisor, "kernel": ours}[victim]
         try:
             os.kill(target, signal.SIGKILL)
         except ProcessLookupError:
@@ -145,6 +156,8 @@ class Chain:
         if phase == "pause" and not (self.root / "forgotten").exists():
             (self.root / "forgotten").touch()
             self.forget_since_setting()
+        from toolkit.checkpoint import newest  # Here: the kernels that import this file need no torch.
+
         found, skipped = newest(self.run.folder / "checkpoints")
         assert found is None or (found / "manifest.json").exists()
         return Kill(
@@ -257,6 +270,8 @@ def columns(run: Run) -> str:
 
 def last_tensors(run: Run) -> list[bytes]:
     """The files of the last checkpoint's tensors."""
+    from toolkit.checkpoint import newest
+
     path, _ = newest(run.folder / "checkpoints")
     assert path is not None
     return [file.read_bytes() for file in sorted(path.glob("*.safetensors"))]

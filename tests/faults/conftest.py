@@ -22,12 +22,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def tell(request: pytest.FixtureRequest, soak: bool) -> Callable[[str], None]:
     """Adds a line to the table at the end of the session; in a soak it is also shown at once."""
     lines = request.config.stash.setdefault(TABLE, [])
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
 
     def add(line: str) -> None:
         lines.append(line)
-        if soak and reporter is not None:
-            reporter.write_line(f"{time.strftime('%H:%M:%S')} {line}")
+        if soak and capture is not None:
+            with capture.global_and_fixture_disabled():
+                print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
     return add
 

@@ -24,11 +24,14 @@ def tail(path: Path, lines: int) -> str:
 def explain(folder: Path, state: State) -> str:
     """Several lines: what failed first, the likely cause, the remedy, the traceback, the last lines of every rank."""
     if state.name == "lost":
-        last = tail(folder / "supervisor.log", 10)
-        return (
+        logs = [("the supervisor", folder / "supervisor.log")]
+        logs += [(f"rank {path.stem.removeprefix('rank-')}", path) for path in sorted(folder.glob("rank-*.log"))]
+        last = [f"---- last lines of {who}\n{text}" for who, path in logs if (text := tail(path, 10).strip())]
+        said = (
             f"run {folder.name} was lost at attempt {state.attempt}: its supervisor died, and the workers with it "
             "(killed, or the machine went down).\nRemedy: restart() goes on from the newest checkpoint."
-        ) + (f"\n---- last lines of the supervisor\n{last}" if last else "")
+        )
+        return "\n".join([said, *last])
     report = state.report or {}
     if not report:
         return f"run {folder.name} failed: {state.message}"
