@@ -178,6 +178,8 @@ class Form(anywidget.AnyWidget):
 
     def _obey(self, message: Any) -> None:
         match message:
+            case {"kind": "hello"}:
+                self.send({"kind": "here"})
             case {"kind": "edit", "page": str(page), "n": int(n), "path": list(path), "node": node}:
                 seen = {**{name: last for name, last in self.draft["seen"].items() if name != page}, page: n}
                 try:

@@ -48,7 +48,8 @@ class Shown:
     def has(self, field: str, text: str) -> None:
         """The kernel comes to have this value."""
         until = time.monotonic() + 10
-        while (found := self.book.execute(f"print(repr(form.value.{field}))")) != text:
+        code = f"try: print(repr(form.value.{field}))\nexcept ValueError as error: print(error)"
+        while (found := self.book.execute(code)) != text:
             assert time.monotonic() < until, f"{field} is {found}, expected {text}"
 
     def says(self, text: str | re.Pattern[str]) -> None:
@@ -228,7 +229,7 @@ def test_the_saved_state_is_small_and_has_a_static_twin(shown: Shown) -> None:
     assert size < SAVED_LIMIT
     twin = next(output for output in shown.book.save().cells[0].outputs if "sb-twin" in output.data.get("text/html", ""))
     assert '<th scope="row">steps</th><td>42</td><td>100</td>' in twin.data["text/html"]
-    assert "FineTune(adapters={&#x27;*.q_proj&#x27;: LoRA(rank=4)}, steps=42)</code>" in twin.data["text/html"]
+    assert "LoRA(rank=4)}, steps=42)" in twin.data["text/html"].partition("<code>")[2]
     assert twin.data["text/plain"].startswith("FineTune: ")
 
 

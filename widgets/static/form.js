@@ -22,7 +22,7 @@ function render({ model, el }) {
   form.start();
   const ends = [
     followTheme(form.root, () => {}),
-    followKernel(model, el, form.setGone),
+    followKernel(model, form.setGone),
     followKeys(form.root, {
       "Control+z": form.undo,
       "Control+Shift+z": form.redo,

@@ -243,12 +243,22 @@ export function followNews(model, event, isDue, tell) {
   };
 }
 
-/** Tell whether the view's kernel is gone, now and when that changes: `tell(gone)`. Returns a function that ends it. */
-export function followKernel(model, el, tell) {
-  const look = () => setTimeout(() => tell(el.closest(".jupyter-widgets-disconnected") !== null));
-  model.on("comm_live_update", look);
-  look();
-  return () => model.off("comm_live_update", look);
+/** Tell when the view's kernel goes, and when it is there after all: `tell(gone)`. Returns a function that ends it.
+ *
+ * The model says only that its connection changed; so the kernel is asked, and answers {kind: "here"} to {kind: "hello"}.
+ */
+export function followKernel(model, tell) {
+  const changed = () => {
+    tell(true);
+    model.send({ kind: "hello" });
+  };
+  const heard = (message) => message.kind === "here" && tell(false);
+  model.on("comm_live_update", changed);
+  model.on("msg:custom", heard);
+  return () => {
+    model.off("comm_live_update", changed);
+    model.off("msg:custom", heard);
+  };
 }
 
 /** Put text on the clipboard; where the page may not, select it in `node`. Returns whether it was copied. */
