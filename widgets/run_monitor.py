@@ -76,10 +76,11 @@ class RunMonitor(anywidget.AnyWidget):
         self._sent = 0
         self._twin = Twin()
         self._guard = threading.RLock()
-        self._kept, self._published = 0.0, False
+        self._kept, self._published, self._opened = 0.0, False, False
         super().__init__()
         self.on_msg(self._receive)
         self._look()
+        self._opened = True
         self._keep()
         _newest[self._place] = self
         threading.Thread(target=self._watch, name=f"monitor of {self.run.id}", daemon=True).start()
@@ -166,7 +167,10 @@ class RunMonitor(anywidget.AnyWidget):
             if moved or any(piece.told for piece in pieces):
                 moved |= self._set("details", self._details(names))
             if any(piece.since == 0 and piece.seq for piece in pieces):
-                self.send_whole()
+                if self._opened:
+                    self.send_whole()
+                else:
+                    self._sent += 1  # No page is there yet: it begins with the trait `series`, and asks.
                 moved = True
             elif any(piece.points for piece in pieces):
                 self._send_points(self._sent, {name: pair for piece in pieces for name, pair in piece.points.items()})
@@ -204,7 +208,8 @@ class RunMonitor(anywidget.AnyWidget):
             most = max(20, min(400, SAVED_POINTS // max(1, len(charted) * len(self.watched))))
             points = {name: pair for one in self.watched for name, pair in one.points(most, charted).items()}
             self._set("series", {"seq": self._sent, "points": points})
-            self._twin.update(*self._static())
+            if self._twin.displayed:
+                self._twin.update(*self._static())
 
     def _set(self, name: str, value: dict[str, Any]) -> bool:
         if getattr(self, name) == value:

@@ -38,6 +38,11 @@ class Twin:
         self._shown: tuple[str, str] | None = None
         self._in_cell: tuple[str, str] | None = None
 
+    @property
+    def displayed(self) -> bool:
+        """Whether it was displayed: before, there is nothing to update."""
+        return self._shown is not None
+
     def show(self, html: str, text: str) -> None:
         """Display the twin; a second call displays it once more, and both follow `update`."""
         self._publish(html, text, update=False)

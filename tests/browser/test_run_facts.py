@@ -228,6 +228,26 @@ def test_a_monitor_takes_one_to_eight_runs(tmp_path: Path) -> None:
     monitor.close()
 
 
+def test_a_page_that_was_there_before_the_first_step_gets_it(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one"
+    events = toy.make_folder(folder)
+    toy.end(folder, "finished", 1)
+    monitor = RunMonitor(folder)
+    said: list[dict] = []
+    monitor.send = said.append
+    try:
+        monitor._receive(None, {"kind": "since", "seq": 0}, [])
+        events.write("metrics", {"loss": 1.0}, step=1)
+        monitor.look()
+        events.write("metrics", {"loss": 0.5}, step=2)
+        monitor.look()
+    finally:
+        monitor.close()
+    pieces = [one for one in said if one["kind"] == "series"]
+    assert [(one["since"], one["seq"]) for one in pieces] == [(0, 1), (0, 2), (2, 3)]
+    assert pieces[1]["points"] == {"0:loss": ([1], [1.0])} and pieces[2]["points"] == {"0:loss": ([2], [0.5])}
+
+
 def test_the_twin_of_several_runs_tells_them_apart(tmp_path: Path) -> None:
     folders = [tmp_path / "runs" / f"20260102-03040{seed}-{name}" for seed, name in enumerate(("amber", "mint"))]
     for seed, folder in enumerate(folders):
