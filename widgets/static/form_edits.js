@@ -1,5 +1,6 @@
 /* The draft on a page: what the kernel has, with the edits on top that it has not seen yet; and the way back. */
 
+import { sendTo } from "./view.js";
 import { keyOf, putAt } from "./form_draft.js";
 
 const PAUSE = 200;
@@ -22,7 +23,7 @@ export function makeDraft(model, pageId) {
     clearTimeout(timer);
     for (const one of pending.filter(({ sent }) => !sent)) {
       one.sent = Date.now();
-      model.send({ kind: "edit", page: pageId, n: one.n, path: one.path, node: one.node });
+      sendTo(model, { kind: "edit", page: pageId, n: one.n, path: one.path, node: one.node });
     }
     clearTimeout(patience);
     if (pending.length) patience = setTimeout(() => view.refresh(), PATIENCE + 50);

@@ -1,6 +1,6 @@
 /* What stands below a form's fields: the code and the JSON with a copy button, a text to read in, the values as a table. */
 
-import { copyText, element, show, table, write } from "./view.js";
+import { copyText, element, sendTo, show, table, write } from "./view.js";
 import { draftRows } from "./form_draft.js";
 
 const WHOLE_BELOW = 20_000;
@@ -26,7 +26,7 @@ export function textPanels(model, pageId, say) {
       if (!text) return say("There is no text while a field is wrong.");
       if (text.length < WHOLE_BELOW) return copied(text, panel);
       asked = panel;
-      model.send({ kind: "whole", page: pageId, name: panel.name() });
+      sendTo(model, { kind: "whole", page: pageId, name: panel.name() });
     });
   }
   const receive = (message) => message.kind === "whole" && message.page === pageId && asked && copied(message.text, asked);
@@ -53,7 +53,7 @@ export function readPanel(model, pageId, root, say) {
   };
   const read = () => {
     tell("");
-    model.send({ kind: "read", page: pageId, text: area.value });
+    sendTo(model, { kind: "read", page: pageId, text: area.value });
   };
   const receive = (message) => {
     if (message.kind !== "answer" || message.page !== pageId) return;

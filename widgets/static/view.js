@@ -243,6 +243,16 @@ export function followNews(model, event, isDue, tell) {
   };
 }
 
+/** Send a message to the kernel; whether there was one to send it to. */
+export function sendTo(model, message) {
+  try {
+    model.send(message);
+    return true;
+  } catch {
+    return false; // the connection is closed: followKernel tells
+  }
+}
+
 /** Tell when the view's kernel goes, and when it is there after all: `tell(gone)`. Returns a function that ends it.
  *
  * The model says only that its connection changed; so the kernel is asked, and answers {kind: "here"} to {kind: "hello"}.
@@ -250,7 +260,7 @@ export function followNews(model, event, isDue, tell) {
 export function followKernel(model, tell) {
   const changed = () => {
     tell(true);
-    model.send({ kind: "hello" });
+    sendTo(model, { kind: "hello" });
   };
   const heard = (message) => message.kind === "here" && tell(false);
   model.on("comm_live_update", changed);
