@@ -110,6 +110,8 @@ class Chat(anywidget.AnyWidget):
                     self._turns = []
                 case {"kind": "stop"}:
                     self.stop()
+                case {"kind": "hello"}:
+                    return self.send({"kind": "here"})
                 case {"kind": "settings"}:
                     self._set({name: value for name, value in message.items() if name != "kind"})
         except (IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:

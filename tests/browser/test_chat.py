@@ -86,7 +86,7 @@ def test_a_token_shows_what_else_was_likely_and_the_answer_goes_on_from_it(talk:
 
 
 def test_keyboard_alone_is_enough(talk: Talk) -> None:
-    laws.is_reached_by_keyboard(talk.book, talk.root, 0, ["Stop", "Again", "Clear", "Probabilities"])
+    laws.is_reached_by_keyboard(talk.book, talk.root, 0, ["Stop", "Again", "Clear", "Probabilities", "Keys"])
     talk.book.page.keyboard.press("p")
     expect(talk.root.locator("button.sb-token")).to_have_count(0)
     talk.book.page.keyboard.press("p")

@@ -5,7 +5,7 @@
  * the kernel answers {kind: "alternatives", turn, speaker, token, most} and {kind: "answer", text}.
  */
 
-import { announcer, button, compact, element, followKeys, followTheme, show, write } from "./view.js";
+import { announcer, button, compact, element, followKernel, followKeys, followTheme, keyHelp, sendTo, show, write } from "./view.js";
 
 const FIELDS = [
   { name: "temperature", label: "Temperature", help: "0 takes the most probable token", min: 0, max: 5, step: 0.1 },
@@ -27,14 +27,14 @@ function render({ model, el }) {
   const say = () => {
     const text = field.value;
     if (!text.trim() || model.get("talk").busy) return;
-    model.send({ kind: "say", text });
+    sendTo(model, { kind: "say", text });
     field.value = "";
     tell("");
   };
   const send = button("Send", "enter", say);
-  const stop = button("Stop", "s", () => model.send({ kind: "stop" }));
-  const again = button("Again", "g", () => model.send({ kind: "again" }));
-  const clear = button("Clear", "x", () => model.send({ kind: "clear" }));
+  const stop = button("Stop", "s", () => sendTo(model, { kind: "stop" }));
+  const again = button("Again", "g", () => sendTo(model, { kind: "again" }));
+  const clear = button("Clear", "x", () => sendTo(model, { kind: "clear" }));
   const probable = button("Probabilities", "p", () => {
     root.toggleAttribute("data-probable");
     probable.node.setAttribute("aria-pressed", String(root.hasAttribute("data-probable")));
@@ -48,12 +48,15 @@ function render({ model, el }) {
     element("span", {}, "Choose a token to see what else was likely."),
   );
   const names = element("p", { class: "sb-chat-names" });
-  const actions = element("div", { class: "sb-chat-actions", role: "group", "aria-label": "Commands" }, stop.node, again.node, clear.node, probable.node);
-  const keys = element("p", { class: "sb-muted sb-chat-keys" }, "Keys: Enter sends, Shift+Enter starts a line; outside the field S stops, G answers again, X clears, P shows probabilities; arrows move between tokens.");
+  const help = keyHelp([
+    ["Enter", "send"], ["Shift+Enter", "start a line"], ["S", "stop the answer"], ["G", "answer again"], ["X", "clear"],
+    ["P", "show probabilities"], ["← →", "move between tokens"],
+  ]);
+  const actions = element("div", { class: "sb-chat-actions", role: "group", "aria-label": "Commands" }, stop.node, again.node, clear.node, probable.node, help.opener.node);
   const root = element(
     "section", { class: "sb-view sb-chat", "aria-label": "Chat" },
     element("header", {}, names, actions), legend, log, notice,
-    element("div", { class: "sb-chat-entry" }, field, send.node), settings.node, keys, speaker.node,
+    element("div", { class: "sb-chat-entry" }, field, send.node), settings.node, help.node, speaker.node,
   );
   el.replaceChildren(root);
 
@@ -95,8 +98,12 @@ function render({ model, el }) {
     () => model.off("change:live", draw),
     () => model.off("msg:custom", receive),
     followTheme(root, () => {}),
+    followKernel(model, (gone) => {
+      root.toggleAttribute("data-stale", gone);
+      tell(gone ? "The kernel is gone: run the cell again to go on." : "");
+    }),
     followKeys(root, {
-      s: stop.press, g: again.press, x: clear.press, p: probable.press,
+      s: stop.press, g: again.press, x: clear.press, p: probable.press, "?": help.toggle,
       ArrowLeft: (event) => moveToken(event, -1),
       ArrowRight: (event) => moveToken(event, 1),
     }),
@@ -133,11 +140,11 @@ function drawAnswer(model, name, answer, live, { index, at, probable, many }) {
       const one = element("button", { type: "button", class: "sb-token", tabindex: token ? -1 : 0, "data-level": level(probability) }, visible(piece));
       one.setAttribute("aria-label", `${piece.trim() || "white space"}, ${percent(probability)}`);
       one.title = percent(probability);
-      one.addEventListener("click", () => model.send({ kind: "alternatives", turn: index, speaker: at, token }));
+      one.addEventListener("click", () => sendTo(model, { kind: "alternatives", turn: index, speaker: at, token }));
       text.append(one);
     });
   } else write(text, answer?.text ?? live ?? "");
-  const meta = answer ? `${answer.count} tokens, ${compact(answer.rate)} tokens/s${answer.reason === "length" ? ", cut at the longest answer" : answer.reason === "cancelled" ? ", stopped" : ""}` : live === null || live === undefined ? "waiting" : "writing";
+  const meta = answer ? `${answer.count} tokens, ${compact(answer.rate, 2)} tokens/s${answer.reason === "length" ? ", cut at the longest answer" : answer.reason === "cancelled" ? ", stopped" : ""}` : live === null || live === undefined ? "waiting" : "writing";
   return element(
     "div", { class: "sb-chat-answer", "data-place": `${index}-${at}` },
     ...(many ? [element("b", {}, name)] : []), text, element("p", { class: "sb-muted sb-chat-meta" }, answer?.error ?? meta),
@@ -152,7 +159,7 @@ function drawAlternatives(log, model, { turn, speaker, token, most }) {
   const choices = most.map(([piece, probability, id]) => {
     const one = element("button", { type: "button", class: "sb-button" }, `${visible(piece)} `, element("span", { class: "sb-muted" }, percent(probability)));
     one.title = "Go on from here with this token instead.";
-    one.addEventListener("click", () => model.send({ kind: "branch", turn, speaker, token, id }));
+    one.addEventListener("click", () => sendTo(model, { kind: "branch", turn, speaker, token, id }));
     return element("li", {}, one);
   });
   place.append(element("div", { class: "sb-chat-likely", role: "group", "aria-label": "Likely tokens here" }, element("p", { class: "sb-muted" }, "Likely here; choose one to go on with it:"), element("ul", {}, ...choices)));
@@ -173,13 +180,13 @@ function moveToken(event, by) {
 function makeSettings(model) {
   const inputs = FIELDS.map(({ name, label, help, min, max, step }) => {
     const input = element("input", { type: "number", min, max, step, name });
-    input.addEventListener("change", () => input.checkValidity() && model.send({ kind: "settings", [name]: Number(input.value) }));
+    input.addEventListener("change", () => input.checkValidity() && sendTo(model, { kind: "settings", [name]: Number(input.value) }));
     return { name, input, node: element("label", {}, element("span", {}, label), input, element("span", { class: "sb-muted" }, help)) };
   });
   const system = element("textarea", { rows: 2 });
-  system.addEventListener("change", () => model.send({ kind: "settings", system: system.value }));
+  system.addEventListener("change", () => sendTo(model, { kind: "settings", system: system.value }));
   const mode = element("select", {}, element("option", { value: "chat" }, "conversation"), element("option", { value: "continue" }, "continue a text"));
-  mode.addEventListener("change", () => model.send({ kind: "settings", mode: mode.value }));
+  mode.addEventListener("change", () => sendTo(model, { kind: "settings", mode: mode.value }));
   const systemLabel = element("label", {}, element("span", {}, "System text"), system);
   const node = element(
     "details", { class: "sb-chat-settings" }, element("summary", {}, "Settings"),
