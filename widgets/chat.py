@@ -5,8 +5,6 @@ The conversation is a trait, so that a reloaded page shows it; models answer in 
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 import threading
 import time
@@ -17,7 +15,7 @@ import traitlets
 from IPython.display import display
 
 from toolkit.serve import Sampling
-from toolkit.values import check
+from widgets.chat_state import fit_to_save, for_page, has_template, no_answer, token_pieces, with_changes
 from widgets.speakers import Speaker, speakers
 from widgets.twin import Twin, twin_html
 from widgets.view import harmless, module, style
@@ -27,8 +25,6 @@ __all__ = ["Chat"]
 SPEAK_EVERY = 0.08
 """Seconds between two updates of the page while an answer is written."""
 MOST_ALTERNATIVES = 8
-SAVED_CHARACTERS = 120_000
-"""Of the conversation that the saved state holds: it stays under 200 kB; older turns lose their tokens first."""
 
 
 class Chat(anywidget.AnyWidget):
@@ -100,7 +96,7 @@ class Chat(anywidget.AnyWidget):
                 case {"kind": "say", "text": str(text)}:
                     self._begin({"text": text, "answers": []})
                 case {"kind": "again"} if self._turns:
-                    self.sampling = _with(self.sampling, seed=self.sampling.seed + 1)
+                    self.sampling = with_changes(self.sampling, seed=self.sampling.seed + 1)
                     self._begin({"text": self._turns[-1]["text"], "answers": []}, keep=len(self._turns) - 1)
                 case {"kind": "branch", "turn": int(turn), "speaker": int(at), "token": int(token), "id": int(chosen)}:
                     self._branch(turn, at, token, chosen)
@@ -130,13 +126,13 @@ class Chat(anywidget.AnyWidget):
         for name in ("temperature", "top_p"):
             if name in given:
                 given[name] = float(given[name])
-        self.sampling = _with(self.sampling, **given)
+        self.sampling = with_changes(self.sampling, **given)
 
     def _show(self) -> None:
         with self._guard:
             shown = {
                 "speakers": [{"name": harmless(one.name, 80), "state": one.state} for one in self.speakers],
-                "turns": [_shown(turn) for turn in self._turns],
+                "turns": [for_page(turn) for turn in self._turns],
                 "busy": self._busy,
                 "mode": self.mode or "chat",
                 "settings": {
@@ -144,7 +140,7 @@ class Chat(anywidget.AnyWidget):
                     "max_tokens": self.sampling.max_tokens, "seed": self.sampling.seed, "system": self.system,
                 },
             }  # fmt: skip
-            self.set_trait("talk", _fitting(shown))
+            self.set_trait("talk", fit_to_save(shown))
 
     def _static(self) -> tuple[str, str]:
         """HTML and text of the static twin: the conversation as a table."""
@@ -191,7 +187,7 @@ class Chat(anywidget.AnyWidget):
             try:
                 answer = self._answer_of(at, one, turn, prefix)
             except Exception as error:  # whatever a model does, the page says it and the kernel lives
-                one.state, answer = "failed", _empty(f"{type(error).__name__}: {harmless(error, 500)}")
+                one.state, answer = "failed", no_answer(f"{type(error).__name__}: {harmless(error, 500)}")
             else:
                 one.state = "ready"
             with self._guard:
@@ -221,25 +217,25 @@ class Chat(anywidget.AnyWidget):
             return self._stopping.is_set()
 
         if self._stopping.is_set():
-            return _empty("stopped before it began")
+            return no_answer("stopped before it began")
         room = engine.model.config.max_position_embeddings - len(prompt)
         if room < 1:
             raise ValueError(f"the conversation has {len(prompt)} tokens, as many as the model can see; clear it and begin anew")
-        sampling = _with(self.sampling, max_tokens=min(room, self.sampling.max_tokens))
+        sampling = with_changes(self.sampling, max_tokens=min(room, self.sampling.max_tokens))
         found = engine.generate([prompt], sampling, on_token=hear)
         seconds = time.monotonic() - began
         ids = [*prefix, *found.token_ids[0]]
         scores = engine.score([prompt[: len(prompt) - len(prefix)]], [ids])
         return {
             "text": engine.tokenizer.decode(prefix) + found.texts[0], "ids": ids, "prompt": prompt[: len(prompt) - len(prefix)],
-            "tokens": _pieces(engine.tokenizer, ids, scores.log_probs[0]), "reason": found.finish_reasons[0],
+            "tokens": token_pieces(engine.tokenizer, ids, scores.log_probs[0]), "reason": found.finish_reasons[0],
             "count": len(found.token_ids[0]), "rate": len(found.token_ids[0]) / max(seconds, 1e-9), "error": None,
         }  # fmt: skip
 
     def _prompt(self, tokenizer: Any, at: int, turn: dict[str, Any]) -> list[int]:
         """Token ids of what stands before the answer of speaker `at`: the conversation, or the text to continue."""
         if self.mode is None:
-            self.mode = "chat" if _has_template(tokenizer) else "continue"
+            self.mode = "chat" if has_template(tokenizer) else "continue"
         if self.mode == "continue":
             return tokenizer.encode(turn["text"], special=True)
         messages = [{"role": "system", "content": self.system}] if self.system else []
@@ -256,62 +252,3 @@ class Chat(anywidget.AnyWidget):
         prompt = [*answer["prompt"], *answer["ids"][:token]]
         (found,) = engine.score([prompt], [[answer["ids"][token]]], alternatives=MOST_ALTERNATIVES).alternatives[0]
         return [(harmless(engine.tokenizer.decode([id_], special=True), 80), math.exp(log_prob), id_) for id_, log_prob in found]
-
-
-def _with(sampling: Sampling, **changed: Any) -> Sampling:
-    unknown = set(changed) - {field.name for field in dataclasses.fields(sampling)}
-    if unknown:
-        raise ValueError(f"Sampling has no field {sorted(unknown)[0]!r}")
-    made = dataclasses.replace(sampling, **changed)
-    check(made)
-    return made
-
-
-def _has_template(tokenizer: Any) -> bool:
-    try:
-        return bool(tokenizer.chat_template)
-    except (AttributeError, ValueError):
-        return False
-
-
-def _empty(error: str) -> dict[str, Any]:
-    return {"text": "", "ids": [], "prompt": [], "tokens": [], "reason": "failed", "count": 0, "rate": 0.0, "error": error}
-
-
-def _pieces(tokenizer: Any, ids: list[int], log_probs: list[float]) -> list[tuple[str, float]]:
-    """The text that each token adds, and its probability; an unfinished character is shown by the token that ends it."""
-    found, shown = [], 0
-    for end, log_prob in enumerate(log_probs, 1):
-        text = tokenizer.decode(ids[:end], special=True)
-        whole = len(text.rstrip("\ufffd"))
-        found.append((harmless(text[shown:whole], 200), round(math.exp(log_prob), 4)))
-        shown = max(shown, whole)
-    return found
-
-
-def _shown(turn: dict[str, Any]) -> dict[str, Any]:
-    """What the page is told of a turn; an answer that is not there yet is None."""
-    keep = ("tokens", "reason", "count", "error")
-    answers = [
-        answer
-        and {name: answer[name] for name in keep} | {"text": harmless(answer["text"], 20_000), "rate": round(answer["rate"], 1)}
-        for answer in turn["answers"]
-    ]
-    return {"text": harmless(turn["text"], 20_000), "answers": answers}
-
-
-def _fitting(shown: dict[str, Any]) -> dict[str, Any]:
-    """The same, small enough to be saved: from the oldest turn on tokens go first, then the ends of texts."""
-
-    def size() -> int:
-        return len(json.dumps(shown["turns"]))
-
-    for cut in (False, True):
-        for turn in shown["turns"][:-1]:
-            if size() <= SAVED_CHARACTERS:
-                return shown
-            turn["text"] = turn["text"][:80] + "…" if cut else turn["text"]
-            for answer in filter(None, turn["answers"]):
-                answer["tokens"] = []
-                answer["text"] = answer["text"][:80] + "…" if cut else answer["text"]
-    return shown

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from toolkit.runs import Run, RunInactive
 
@@ -70,7 +70,7 @@ def _speaker(who: Any, name: str | None, tokenizer: Any) -> Speaker:
     if isinstance(who, str):
         return Speaker(name=name or who, make=lambda: _of_name(who, tokenizer))
     if hasattr(who, "generate") and hasattr(who, "score"):
-        return Speaker(name=name or "engine", make=lambda: who)
+        return Speaker(name=name or "engine", make=lambda: cast("Engine", who))
     if hasattr(who, "named_parameters"):
         if tokenizer is None:
             raise ValueError('Chat: a model needs its tokenizer; say Chat(model, tokenizer="smollm2-135m")')

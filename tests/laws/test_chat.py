@@ -9,7 +9,8 @@ import torch
 
 from toolkit.models import Transformer, TransformerConfig, load_tokenizer
 from toolkit.serve import Sampling
-from widgets.chat import Chat, _fitting
+from widgets.chat import Chat
+from widgets.chat_state import fit_to_save
 from widgets.speakers import speakers
 
 CONFIG = TransformerConfig(
@@ -107,6 +108,6 @@ def test_the_saved_state_stays_small() -> None:
     turns = [
         {"text": "x" * 5000, "answers": [{"text": "y" * 20_000, "tokens": [token] * 2000, "reason": "stop"}]} for _ in range(30)
     ]
-    fitted = _fitting({"turns": turns})
+    fitted = fit_to_save({"turns": turns})
     assert len(fitted["turns"]) == 30 and fitted["turns"][-1]["answers"][0]["tokens"]
     assert len(json.dumps(fitted)) < 200_000
