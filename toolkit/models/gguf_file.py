@@ -198,7 +198,7 @@ def _refuse_unknown_types(header: GGUFHeader) -> None:
         kind = GGMLQuantizationType(tensor.kind)
         try:
             dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-        except NotImplementedError:
+        except RuntimeError:
             raise ValueError(f"{header.path}: the tensor {name} is stored as {kind.name}, which gguf cannot dequantise") from None
 
 
