@@ -36,6 +36,17 @@ def test_any_plan_trains_like_one_process(workers: Pool, dtype: str, adapted: bo
                 assert close([rank["held_out"]], [alone["held_out"]], LOSSES[dtype]), plan
 
 
+@pytest.mark.parametrize(("family", "adapted"), [("gpt_neox", False), ("opt", True)])
+def test_a_model_of_transformers_trains_like_one_process(workers: Pool, family: str, adapted: bool) -> None:
+    case = dict(family=family, adapted=adapted, steps=3, dtype="float64")
+    (alone,) = workers.run(BODY, world=1, plan={}, **case)
+    for rank in workers.run(BODY, world=2, plan={"dp_shard": 2}, **case):
+        assert close(rank["losses"], alone["losses"], LOSSES["float64"])
+        same(rank["gradients"], alone["gradients"], GRADIENTS["float64"])
+        assert close([rank["held_out"]], [alone["held_out"]], LOSSES["float64"])
+        assert rank["said"] == alone["said"]
+
+
 def test_micro_batches_do_not_change_the_step(workers: Pool) -> None:
     (whole,) = workers.run(BODY, world=1, plan={}, dtype="float64", micro_rows=8)
     (cut,) = workers.run(BODY, world=1, plan={}, dtype="float64", micro_rows=1)

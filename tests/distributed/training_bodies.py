@@ -7,10 +7,13 @@ from torch.distributed.tensor import DTensor
 
 from toolkit.adapters import LoRA, adapt
 from toolkit.data import IGNORED, Packed, StepLoader, held_out_batches
-from toolkit.models import Transformer, TransformerConfig
+from toolkit.models import Transformer, TransformerConfig, load_tokenizer
+from toolkit.models.foreign import wrap
 from toolkit.parallel import Plan
 from toolkit.runs import current
+from toolkit.serve import Engine, Sampling
 from toolkit.training import Evaluate, LanguageModule, MeshStrategy, Optimizer, Schedule
+from toolkit.training.evaluate import gathered
 from toolkit.values import parse
 
 CONFIG = TransformerConfig(
@@ -41,6 +44,21 @@ def unequal(rows: int = 44, context: int = 24) -> Packed:
     for row in range(rows):
         targets_NT[row, answers[row % 4] :] = IGNORED
     return Packed(tokens_NT=tokens_NT, targets_NT=targets_NT, documents_NT=documents_NT)
+
+
+def foreign(family: str) -> torch.nn.Module:
+    """A small model of `transformers` in the place of ours; documents are kept apart by positions, or in OPT by a mask."""
+    import transformers
+
+    sizes = dict(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    torch.manual_seed(3)
+    if family == "gpt_neox":
+        return wrap(transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**sizes, intermediate_size=48)).double())
+    config = transformers.OPTConfig(**sizes, ffn_dim=48, word_embed_proj_dim=32, dropout=0.0)
+    return wrap(transformers.OPTForCausalLM(config).double())
+
+
+FOREIGN = {"gpt_neox": {"*.query_key_value": LoRA(rank=2), "*.dense_4h_to_h": LoRA(rank=3)}, "opt": {"*.q_proj": LoRA(rank=2)}}
 
 
 class Watched(LanguageModule):
@@ -90,12 +108,14 @@ def fit(
     lr: float = 1e-2,
     narrow: bool = False,
     patience: int | None = None,
+    family: str | None = None,
     save: tuple[str, int] | None = None,
     resume: str | None = None,
 ) -> dict[str, object]:
     """Train, and return the losses, the first gradients, the held-out loss and the final trained weights.
 
     `narrow` multiplies in bfloat16; `patience` measures held-out text after each step and may end the training by it.
+    `family` takes a model of `transformers`, and tells what it continues greedily in the end.
     """
     layout = Plan(**plan)
     context = current()
@@ -103,6 +123,8 @@ def fit(
     lightning.pytorch.seed_everything(1 + context.rank, verbose=False)
 
     def build():
+        if family is not None:
+            return adapt(foreign(family), FOREIGN[family]) if adapted else foreign(family)
         model = Transformer(CONFIG, seed=3).to(getattr(torch, dtype))
         return adapt(model, {"*.q_proj": LoRA(rank=2, dropout=dropout), "*.down_proj": LoRA(rank=3)}) if adapted else model
 
@@ -129,4 +151,9 @@ def fit(
         if parameter.requires_grad:
             whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
             weights[name] = whole.detach().flatten().tolist()
-    return {"losses": module.losses, "gradients": module.gradients, "held_out": module.evaluate(held_out()), "weights": weights}
+    told = {"losses": module.losses, "gradients": module.gradients, "held_out": module.evaluate(held_out()), "weights": weights}
+    if family is not None:
+        with gathered(module.model):
+            engine = Engine(module.model, load_tokenizer("bytes"))
+            told["said"] = engine.generate([[1, 2, 3], [7]], Sampling(max_tokens=3)).token_ids
+    return told

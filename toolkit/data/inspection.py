@@ -25,6 +25,8 @@ from toolkit.data.tables import (
 from toolkit.values import check
 
 _FIRST_ROWS, _FIRST_FILES, _FIRST_BYTES = 64, 64, 1 << 20
+_SMALL_BYTES = 8 << 20
+"""Files that are no larger together are read whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +48,8 @@ class DataFacts:
 def inspect_data(data: Data) -> DataFacts:
     """Look at a source without reading it whole, in well under a second for what lies on this machine.
 
-    Every file must be there and not be empty; the first 64 rows, or the first MiB of the first 64 files, are read in full.
+    Every file must be there and not be empty; files of 8 MiB or less together are read whole, of others the first 64 rows, or
+    the first MiB of the first 64 files.
     Nothing is tokenised; torch is loaded only by `datasets`, for a set whose columns must be looked up in its rows. Raises
     ValueError, in one line that names the file, line or column.
 
@@ -86,8 +89,9 @@ def needs_chat(data: Part) -> bool:
 def _text_files(data: TextFiles) -> DataFacts:
     paths = files_of(data)
     size = _size_of(paths)
-    for path in paths[:_FIRST_FILES]:
-        _begins_as_text(path)
+    small = size <= _SMALL_BYTES
+    for path in paths if small else paths[:_FIRST_FILES]:
+        _begins_as_text(path, _SMALL_BYTES if small else _FIRST_BYTES)
     if len(paths) == 1 and data.held_out and not data.stream and size < _FIRST_BYTES:
         from toolkit.data.reading import documents
 
@@ -95,12 +99,12 @@ def _text_files(data: TextFiles) -> DataFacts:
     return DataFacts(documents=len(paths), files=len(paths), bytes=size, chat=False)
 
 
-def _begins_as_text(path: Path) -> None:
+def _begins_as_text(path: Path, most: int) -> None:
     with _opened(path) as file:
-        begin = file.read(_FIRST_BYTES)
+        begin = file.read(most)
     if begin.isspace():
         read_bytes(path)
-    whole = begin.rfind(b"\n") + 1 if len(begin) == _FIRST_BYTES else len(begin)
+    whole = begin.rfind(b"\n") + 1 if len(begin) == most else len(begin)
     decoded(begin[: whole or len(begin) - 3], path)
 
 
@@ -108,14 +112,15 @@ def _json_lines(data: JsonLines) -> DataFacts:
     paths = files_of(data)
     size = _size_of(paths)
     convert = converter(data)
-    for path in paths[:_FIRST_FILES]:
+    small = size <= _SMALL_BYTES
+    for path in paths if small else paths[:_FIRST_FILES]:
         seen = 0
         with _opened(path) as file:
             for number, line in enumerate(file, 1):
                 if not line.isspace():
                     line_text(line, lambda number=number: f"{path}, line {number}", convert)  # noqa: B023 (asked at once)
                     seen += 1
-                if seen == _FIRST_ROWS:
+                if seen == _FIRST_ROWS and not small:
                     break
         if not seen:
             raise ValueError(f"{path} is empty")

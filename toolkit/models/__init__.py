@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from toolkit.models.inspect import ModelFacts as ModelFacts
     from toolkit.models.inspect import inspect_model as inspect_model
     from toolkit.models.inspect import inspect_tokenizer as inspect_tokenizer
+    from toolkit.models.inspect import verify_model as verify_model
     from toolkit.models.places import model_files as model_files
     from toolkit.models.rope import DynamicRope as DynamicRope
     from toolkit.models.rope import LinearRope as LinearRope
@@ -42,6 +43,7 @@ _HOME = {
     "model_files": "places",
     "resolve_dtype": "weights",
     "save_model": "saving",
+    "verify_model": "inspect",
 }
 __all__ = list(_HOME)
 

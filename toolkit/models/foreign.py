@@ -5,7 +5,7 @@ paths begin with `hub.`, so patterns that start with `*` fit both. Documents in 
 `transformers` read their borders from positions that start again at 0; the few others are given a mask. `wrap` proves it on a
 row of five tokens, and refuses a model that keeps them apart in neither way (state-space models, positions of its own).
 Dropout, where a family has any, is as the builder left it; what is loaded from a folder has it off.
-Left out: generation with this toolkit's engine; `model.hub.generate` is there.
+The engine of this toolkit generates with it too, but without a cache; `model.hub.generate` has its own.
 Shapes: B rows, T tokens, K columns in which any row has a chosen position, N chosen positions, V vocabulary.
 """
 

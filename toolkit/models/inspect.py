@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from toolkit.models import places
 from toolkit.models.config import TransformerConfig, tensor_shapes
 from toolkit.models.hub_config import ARCHITECTURES, from_hub
+from toolkit.models.storage import verify_changed
 from toolkit.models.weight_files import Stored, compare, read_headers, read_json
 from toolkit.values import Range, check
 
@@ -99,6 +100,21 @@ def inspect_tokenizer(name: str) -> int:
     from toolkit.models.tokenizer import Tokenizer
 
     return Tokenizer.from_folder(places.tokenizer_files(name)).vocab_size
+
+
+def verify_model(name: str) -> None:
+    """Compare the files of a model on this machine with their recorded sha256, those that changed since it was noted.
+
+    What has no record, a builder and what is not here yet pass. Raises ValueError, in one line that names the file.
+
+    >>> verify_model("smollm2-135m")
+    """
+    if places.is_builder(name):
+        return
+    source = places.gguf_source(name)
+    folder = (places.local_folder(name) or places.cached(name)) if source is None else places.converted_folder(source)
+    if folder is not None:
+        verify_changed(folder)
 
 
 def inspect_folder(name: str, folder: Path, *, kind: Literal["folder", "gguf", "hub"] = "folder") -> ModelFacts:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from toolkit.recipes.pretrain import Pretrain
     from toolkit.runs import Context
 
-__all__ = ["build", "check_batch", "load", "tokenizer_of", "train"]
+__all__ = ["build", "check_batch", "check_context", "check_fits", "load", "tokenizer_of", "train"]
 
 TOKENIZER = "tokenizer"
 """Folder in the run's folder that keeps the tokenizer, in the hub layout."""
@@ -44,6 +44,23 @@ def check_batch(recipe: FineTune | Pretrain) -> None:
         raise ValueError(f"{name}.micro_rows: {rows // ranks} rows a process are not a multiple of {recipe.micro_rows}")
 
 
+def check_fits(recipe: FineTune | Pretrain, vocab_size: int | None, num_ids: int | None) -> None:
+    """Raise ValueError where the tokenizer has more ids than the model; None is not known."""
+    if vocab_size is not None and num_ids is not None and num_ids > vocab_size:
+        raise ValueError(
+            f"{type(recipe).__name__}.tokenizer: it has {num_ids} ids, the model only {vocab_size}; "
+            "take the model's own tokenizer, or a model with more ids"
+        )
+
+
+def check_context(recipe: FineTune | Pretrain, longest: int | None, model: str) -> None:
+    """Raise ValueError where the recipe's rows are longer than the model's context; None is not known."""
+    if longest is not None and recipe.context > longest:
+        raise ValueError(
+            f"{type(recipe).__name__}.context: {recipe.context} tokens are more than the {longest} of {model}; take at most that"
+        )
+
+
 def tokenizer_of(recipe: FineTune | Pretrain, learned: Iterable[Text]) -> Tokenizer:
     """The recipe's tokenizer; one that is to be trained is trained on the documents `learned`, once.
 
@@ -61,13 +78,19 @@ def tokenizer_of(recipe: FineTune | Pretrain, learned: Iterable[Text]) -> Tokeni
 def build(recipe: FineTune | Pretrain, vocab_size: int, device: str = "cpu") -> nn.Module:
     """The recipe's model before any training, in memory of the CPU; `device` says where it will train.
 
-    `vocab_size` is the tokenizer's, which a model that comes with its weights does not need.
+    `vocab_size` is the tokenizer's. Errors: `ValueError` for a model that has fewer ids, or whose context is shorter than the
+    recipe's, which of a builder's model is known only now.
     """
     from toolkit.recipes import fine_tune, pretrain
 
     if isinstance(recipe, fine_tune.FineTune):
-        return fine_tune.build(recipe, device)
-    return pretrain.build(recipe, vocab_size)
+        model = fine_tune.build(recipe, device)
+    else:
+        model = pretrain.build(recipe, vocab_size)
+    config = getattr(model, "config", None)
+    check_fits(recipe, getattr(config, "vocab_size", None), vocab_size)
+    check_context(recipe, getattr(config, "max_position_embeddings", None), repr(recipe.model))
+    return model
 
 
 def train(recipe_json: dict[str, Any], context: Context) -> dict[str, Any]:

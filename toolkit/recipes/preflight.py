@@ -5,18 +5,22 @@ Only headers, settings and first rows are read. torch is loaded for adapters alo
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from toolkit.data import Mixture, inspect_data
-from toolkit.models import TransformerConfig, inspect_model, inspect_tokenizer
+from toolkit.models import TransformerConfig, inspect_model, inspect_tokenizer, verify_model
+from toolkit.models.storage import cache_folder
 from toolkit.recipes.architecture import Architecture
 from toolkit.recipes.fine_tune import FineTune
+from toolkit.recipes.language import check_context, check_fits
 from toolkit.recipes.pretrain import Pretrain
 from toolkit.recipes.vocabulary import BPE
 
 if TYPE_CHECKING:
     from toolkit.data import Data
-    from toolkit.models import ModelFacts
+    from toolkit.data.inspection import DataFacts
+    from toolkit.data.sources import Part
 
 __all__ = ["preflight"]
 
@@ -44,19 +48,19 @@ def preflight(recipe: FineTune | Pretrain) -> None:
 
 def _fine_tune(recipe: FineTune) -> None:
     facts = inspect_model(recipe.model)
+    verify_model(recipe.model)
     if recipe.tokenizer is None and not facts.has_tokenizer:
         raise ValueError(f"FineTune.tokenizer: {recipe.model!r} has none; name a model whose tokenizer fits, or 'bytes'")
-    _fits(recipe, facts.vocab_size, inspect_tokenizer(recipe.tokenizer or recipe.model))
-    _within(recipe, facts.max_context, repr(recipe.model))
-    _samples(recipe, facts)
+    check_fits(recipe, facts.vocab_size, inspect_tokenizer(recipe.tokenizer or recipe.model))
+    check_context(recipe, facts.max_context, repr(recipe.model))
     if recipe.adapters is not None and facts.config is not None:
         _patterns(recipe, facts.config)
-    if inspect_data(recipe.data).chat and recipe.tokenizer == "bytes":
+    if _text(recipe).chat and recipe.tokenizer == "bytes":
         raise ValueError("FineTune.tokenizer: it has no chat template, which this data needs; name a model")
 
 
 def _pretrain(recipe: Pretrain) -> None:
-    facts = inspect_data(recipe.data)
+    facts = _text(recipe)
     if facts.chat and (isinstance(recipe.tokenizer, BPE) or recipe.tokenizer == "bytes"):
         raise ValueError("Pretrain.tokenizer: it has no chat template, which this data needs; name a model")
     if isinstance(recipe.tokenizer, BPE):
@@ -64,8 +68,8 @@ def _pretrain(recipe: Pretrain) -> None:
     else:
         num_ids = inspect_tokenizer(recipe.tokenizer)
     if isinstance(recipe.model, TransformerConfig):
-        _fits(recipe, recipe.model.vocab_size, num_ids)
-        _within(recipe, recipe.model.max_position_embeddings, "Pretrain.model")
+        check_fits(recipe, recipe.model.vocab_size, num_ids)
+        check_context(recipe, recipe.model.max_position_embeddings, "Pretrain.model")
     elif isinstance(recipe.model, str):
         found = inspect_model(recipe.model)
         if found.kind != "builder":
@@ -74,27 +78,18 @@ def _pretrain(recipe: Pretrain) -> None:
             )
 
 
-def _fits(recipe: FineTune | Pretrain, vocab_size: int | None, num_ids: int | None) -> None:
-    if vocab_size is not None and num_ids is not None and num_ids > vocab_size:
+def _text(recipe: FineTune | Pretrain) -> DataFacts:
+    """A look at the data, and at the space for its packed rows: they take three numbers of four bytes a token."""
+    facts = inspect_data(recipe.data)
+    needed = 0 if any(getattr(part, "stream", False) for part in _parts(recipe.data)) else facts.bytes or 0
+    place = cache_folder("data")
+    free = shutil.disk_usage(place).free
+    if free < needed:
         raise ValueError(
-            f"{type(recipe).__name__}.tokenizer: it has {num_ids} ids, the model only {vocab_size}; "
-            "take the model's own tokenizer, or a model with more ids"
+            f"{type(recipe).__name__}.data: {needed:,} bytes of text take more than that packed, but {place} has {free:,} free; "
+            "make room, set XDG_CACHE_HOME, or stream it"
         )
-
-
-def _within(recipe: FineTune | Pretrain, longest: int | None, model: str) -> None:
-    if longest is not None and recipe.context > longest:
-        raise ValueError(
-            f"{type(recipe).__name__}.context: {recipe.context} tokens are more than the {longest} of {model}; take at most that"
-        )
-
-
-def _samples(recipe: FineTune, facts: ModelFacts) -> None:
-    if recipe.prompts and facts.kind != "builder" and not facts.native:
-        raise ValueError(
-            f"FineTune.prompts: samples need a family that this toolkit computes itself, and {facts.family!r} is another; "
-            "leave prompts out, and use model.hub.generate after run.load()"
-        )
+    return facts
 
 
 def _patterns(recipe: FineTune, config: TransformerConfig) -> None:
@@ -114,4 +109,8 @@ def _patterns(recipe: FineTune, config: TransformerConfig) -> None:
 
 
 def _holds_out(data: Data) -> bool:
-    return any(map(_holds_out, data.parts)) if isinstance(data, Mixture) else data.held_out > 0
+    return any(part.held_out > 0 for part in _parts(data))
+
+
+def _parts(data: Data) -> tuple[Part, ...]:
+    return data.parts if isinstance(data, Mixture) else (data,)

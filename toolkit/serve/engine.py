@@ -1,8 +1,8 @@
-"""Batched generation from the reference transformer, and the log-probability of given text.
+"""Batched generation, and the log-probability of given text.
 
 Prompts are padded on the left to one length; the padding is a document of its own, so that no token of a prompt sees it and
 positions start at the prompt. A prompt is run through the model once for all its samples. Every further token is a step of
-`fused.py`, or of the model's own forward where its blocks are sharded, wrapped or changed. Rows that have ended are dropped
+`fused.py`, or one of `decoders.py` for another model than the plain reference transformer. Rows that have ended are dropped
 from the batch as soon as half of it has.
 Left out: a queue of requests that join while others run, paged memory, adapters by row.
 Shapes: P prompts, R rows that still run, T prompt length, V vocabulary, S steps.
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from toolkit.models.cache import KVCache
 from toolkit.models.tokenizer import Tokenizer
+from toolkit.serve.decoders import Cached, Uncached, keeps_cache
 from toolkit.serve.fused import FusedDecoder, can_fuse
 from toolkit.serve.sampling import Sampling, next_tokens, uniforms
 from toolkit.serve.score import Scores, left_padded, score
@@ -52,10 +53,11 @@ class Generations:
 
 
 class Engine:
-    """Continues prompts with `model` (a `Transformer`, with or without adapters attached).
+    """Continues prompts with `model`: a `Transformer`, with or without adapters attached, or any other that can be trained.
 
-    The model's weights are read anew at every call. While one runs, the projections that are computed as one product are
-    held twice (`toolkit/serve/fused.py`), and keys and values of all rows take the memory of the longest.
+    A model of `transformers`, or what a builder returns, has no cache here and runs whole rows at every step: slower, the more
+    tokens the more so. The model's weights are read anew at every call. While one runs, the projections that are computed as
+    one product are held twice (`toolkit/serve/fused.py`), and keys and values of all rows take the memory of the longest.
 
     >>> engine = Engine(load_model("smollm2-135m"), load_tokenizer("smollm2-135m"))
     >>> engine.generate(["The capital of France is"], Sampling(max_tokens=1)).texts
@@ -146,24 +148,20 @@ class Engine:
         ids = self.tokenizer.encode(prompt, special=True) if isinstance(prompt, str) else list(prompt)
         if not ids:
             raise ValueError(f"{name} is empty: give at least one token")
-        longest = self.model.config.max_position_embeddings
-        if len(ids) + more > longest:
+        longest = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        if longest is not None and len(ids) + more > longest:
             raise ValueError(f"{name} has {len(ids)} tokens, with {more} to follow more than the model's context of {longest}")
         return ids
 
     def _run(self, ids: list[list[int]], sampling: Sampling, streams: list[Stream], on_token: OnToken | None) -> None:
-        device = self.model.model.norm.weight.device
+        device = next(self.model.parameters()).device
         rows_R = torch.arange(len(ids), device=device).repeat_interleave(sampling.group)
         numbers = list(range(len(streams)))
         uniform_RS = uniforms(ids, sampling).to(device) if sampling.temperature > 0 else None
-        logits_PV, cache, lengths_P = self._prefill(ids, device)
-        logits_RV, lengths_R = logits_PV[rows_R], lengths_P[rows_R]
+        logits_PV, decoder = self._prefill(ids, rows_R, sampling)
+        logits_RV = logits_PV[rows_R]
+        lengths_R = torch.tensor([len(prompt) for prompt in ids], device=device)[rows_R]
         seen_RV = _seen(ids, logits_PV)[rows_R] if sampling.repetition_penalty != 1.0 else None
-        room, fused = sampling.max_tokens - 1, None
-        if room and can_fuse(self.model):
-            fused = FusedDecoder(self.model, cache, group=sampling.group, room=room)
-        else:
-            cache = cache.select(rows_R, capacity=cache.length + room)
         for step in range(sampling.max_tokens):
             uniform_R = None if uniform_RS is None else uniform_RS[:, step]
             tokens_R, log_probs_R = next_tokens(logits_RV, uniform_R, seen_RV, sampling)
@@ -182,16 +180,10 @@ class Engine:
                 tokens_R, lengths_R = tokens_R[keep_R], lengths_R[keep_R]
                 uniform_RS = None if uniform_RS is None else uniform_RS[keep_R]
                 seen_RV = None if seen_RV is None else seen_RV[keep_R]
-                if fused is None:
-                    cache = cache.select(keep_R)
-                else:
-                    fused.keep(keep_R)
+                decoder.keep(keep_R)
             if seen_RV is not None:
                 seen_RV.scatter_(1, tokens_R[:, None], True)
-            if fused is not None:
-                logits_RV = fused.step(tokens_R, lengths_R)
-            else:
-                logits_RV = self.model(tokens_R[:, None], positions_BT=lengths_R[:, None], cache=cache)[:, 0]
+            logits_RV = decoder.step(tokens_R, lengths_R)
             lengths_R = lengths_R + 1
 
     def _hear(
@@ -217,14 +209,24 @@ class Engine:
                 running.append(place)
         return running
 
-    def _prefill(self, ids: list[list[int]], device: torch.device) -> tuple[Tensor, KVCache, Tensor]:
-        """Logits after each prompt, the cache that holds them, and their lengths."""
-        tokens_PT, documents_PT = left_padded(ids, device)
+    def _prefill(
+        self, ids: list[list[int]], rows_R: Tensor, sampling: Sampling
+    ) -> tuple[Tensor, FusedDecoder | Cached | Uncached]:
+        """Logits after each prompt, and what goes on from there with the rows of all samples."""
+        if not keeps_cache(self.model):
+            uncached = Uncached(self.model, ids, rows_R.device)
+            logits_PV = uncached.logits()
+            uncached.keep(rows_R)
+            return logits_PV, uncached
+        tokens_PT, documents_PT = left_padded(ids, rows_R.device)
         last_PT = torch.zeros_like(tokens_PT, dtype=torch.bool)
         last_PT[:, -1] = True
         cache = KVCache(tokens_PT.shape[1])
         logits_PV = self.model(tokens_PT, documents_BT=documents_PT, cache=cache, where_BT=last_PT)
-        return logits_PV, cache, torch.tensor([len(prompt) for prompt in ids], device=device)
+        room = sampling.max_tokens - 1
+        if room and can_fuse(self.model):
+            return logits_PV, FusedDecoder(self.model, cache, group=sampling.group, room=room)
+        return logits_PV, Cached(self.model, cache, rows_R, room=room)
 
 
 def _seen(ids: list[list[int]], like_PV: Tensor) -> Tensor:

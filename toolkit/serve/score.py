@@ -71,7 +71,7 @@ def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Te
 
 def _logits(model: Any, before: list[list[int]], after: list[list[int]]) -> Tensor:
     """Logits from which each token of `after` comes, row after row."""
-    device = model.model.norm.weight.device
+    device = next(model.parameters()).device
     tokens_PT, documents_PT = left_padded([[*p, *c] for p, c in zip(before, after, strict=True)], device)
     end = tokens_PT.shape[1] - 1
     where_PT = torch.zeros_like(tokens_PT, dtype=torch.bool)
