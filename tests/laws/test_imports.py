@@ -88,7 +88,10 @@ def test_imports_point_one_way():
 HEAVY = ("torch", "lightning", "numpy", "transformers", "pandas", "matplotlib", "IPython", "jupyter_client")
 
 
-@pytest.mark.parametrize("module", ["toolkit", "toolkit.values", "toolkit.runs", "toolkit.launch", "toolkit.recipes", "toolkit.__main__"])
+LIGHT = ("toolkit", "toolkit.values", "toolkit.runs", "toolkit.launch", "toolkit.recipes", "toolkit.__main__")
+
+
+@pytest.mark.parametrize("module", LIGHT)
 def test_light_modules_bring_nothing_heavy(module):
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
