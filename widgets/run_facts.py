@@ -24,6 +24,8 @@ KNOWN = (
 )
 """Title, unit and (metric, label in the chart) of what every training writes; other metrics get a chart each."""
 UNCHARTED = {"tokens"}
+PART = "eval_loss/"
+"""How the names of the held-out losses of a mixture's parts begin."""
 MOST_CHARTS = 24
 MOST_RANKS = 8
 MOST_SAMPLES = 8
@@ -119,12 +121,16 @@ def sent_commands(sent: Iterable[Mapping[str, Any]], follower: Follower, own: Co
 def chart_groups(names: Iterable[str]) -> list[dict[str, Any]]:
     """One chart a metric group: {"title", "unit", "series": [{"name", "label", "sparse"}]}."""
     left = [name for name in names if name not in UNCHARTED]
+    parts = [(name, harmless(name.removeprefix(PART), 40)) for name in sorted(left) if name.startswith(PART)]
+    left = [name for name in left if not name.startswith(PART)]
     groups = []
     for title, unit, *members in KNOWN:
         found = [(name, label) for name, label in members if name in left]
         left = [name for name in left if name not in dict(found)]
         if found:
             groups.append(_group(title, unit, found if len(members) > 1 else [(found[0][0], "")]))
+        if parts and title == "Loss":
+            groups.append(_group("Held-out loss by part", "", parts))
     for name in sorted(left):
         if not (name.startswith("eval_") and name.removeprefix("eval_") in left):
             pair = [(name, "train"), (f"eval_{name}", "held out")]

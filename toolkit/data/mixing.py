@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
@@ -32,6 +32,8 @@ class Mixed:
     """The rows of each part."""
     shares: tuple[int, ...]
     """How often each part comes in a period of the order."""
+    names: tuple[str, ...] = ()
+    """A name for each part."""
 
     @property
     def context(self) -> int:
@@ -57,6 +59,22 @@ class Mixed:
                 out_BT[chosen] = getattr(part, name)[places_B[chosen]]
             arrays.append(out_BT)
         return Packed(tokens_NT=arrays[0], targets_NT=arrays[1], documents_NT=arrays[2])
+
+    def apart(self, rows: slice) -> dict[str, Packed]:
+        """The same rows as `self[rows]`, those of each part by themselves under its name; parts without any are left out."""
+        order_P, places_P = once([len(part) for part in self.parts], self.shares)
+        found = {}
+        for number, (name, part) in enumerate(zip(self.names, self.parts, strict=True)):
+            chosen_B = places_P[rows][order_P[rows] == number]
+            if len(chosen_B):
+                found[name] = _rows(part, chosen_B)
+        return found
+
+
+def _rows(part: Any, chosen_B: Int[np.ndarray, "B"]) -> Packed:
+    from toolkit.data.packing import Packed
+
+    return Packed(**{name: getattr(part, name)[chosen_B] for name in ("tokens_NT", "targets_NT", "documents_NT")})
 
 
 def whole_shares(weights: Sequence[float]) -> tuple[int, ...]:

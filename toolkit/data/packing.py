@@ -97,7 +97,7 @@ def pack(documents: Any, tokenizer: Tokenizer, context: int, seed: int = 0) -> P
 
         parts = tuple(pack(part, tokenizer, context, seed) for part in documents.parts)
         shares = whole_shares(documents.weights or [len(part) for part in parts])
-        return Mixed(parts=parts, shares=shares)
+        return Mixed(parts=parts, shares=shares, names=documents.names)
     if isinstance(documents, StreamedDocuments):
         from toolkit.data.streaming import Stream
 

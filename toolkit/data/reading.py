@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from toolkit.data.sources import Data, Document, Hub, JsonLines, Mixture, Text, TextFiles
+from toolkit.data.sources import Data, Document, Hub, JsonLines, Mixture, Text, TextFiles, part_names
 from toolkit.data.tables import Numbers, Table, table
 from toolkit.models.storage import say
 
@@ -81,9 +81,12 @@ class Documents(Sequence[Text]):
 class MixedDocuments(Sequence[Text]):
     """The documents of a mixture: one part after the other when they are read, in proportion when they are packed."""
 
-    def __init__(self, parts: Sequence[Documents | StreamedDocuments], weights: Sequence[float] | None) -> None:
-        """One weight a part, or None for the parts' sizes."""
+    def __init__(
+        self, parts: Sequence[Documents | StreamedDocuments], weights: Sequence[float] | None, names: Sequence[str]
+    ) -> None:
+        """One weight a part, or None for the parts' sizes; and a name a part."""
         self.parts = tuple(parts)
+        self.names = tuple(names)
         self.weights = None if weights is None else tuple(weights)
         names = " ".join(part.fingerprint for part in self.parts)
         self.fingerprint = hashlib.sha256(f"{names} {self.weights}".encode()).hexdigest()
@@ -132,13 +135,14 @@ def documents(data: Data) -> tuple[Any, Documents | MixedDocuments]:
 
 def _mixture(data: Mixture) -> tuple[MixedDocuments, MixedDocuments | Documents]:
     sides = [documents(part) for part in data.parts]
-    learned = MixedDocuments([learned for learned, _ in sides], data.weights)
+    names = part_names(data)
+    learned = MixedDocuments([learned for learned, _ in sides], data.weights, names)
     weights = data.weights or [None] * len(sides)
-    kept = [(held_out, weight) for (_, held_out), weight in zip(sides, weights, strict=True) if held_out]
+    kept = [one for one in zip((held_out for _, held_out in sides), weights, names, strict=True) if one[0]]
     if not kept:
         return learned, Documents.of([])
-    parts = [held_out for held_out, _ in kept]
-    return learned, MixedDocuments(parts, None if data.weights is None else [weight for _, weight in kept])  # pyright: ignore
+    parts, weights, names = zip(*kept, strict=True)
+    return learned, MixedDocuments(parts, None if data.weights is None else weights, names)  # pyright: ignore
 
 
 def split(found: Sequence[Text], held_out: float) -> tuple[list[Text], list[Text]]:

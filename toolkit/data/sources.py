@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from toolkit.values import Range, check
@@ -168,6 +170,27 @@ class Mixture:
 
 
 Data = Manual | TextFiles | JsonLines | Hub | Saved | Mixture
+
+
+def part_names(data: Mixture) -> tuple[str, ...]:
+    """A short name for each part of a mixture, such as a file's without its ending; a second one of a name has a number.
+
+    >>> part_names(Mixture(parts=(Manual(), JsonLines(path="a/talk.jsonl"), JsonLines(path="b/talk.jsonl"))))
+    ('Manual', 'talk', 'talk 2')
+    """
+    names: list[str] = []
+    for part in data.parts:
+        match part:
+            case Manual():
+                place = ""
+            case TextFiles(paths=paths):
+                place = paths[0] if paths else ""
+            case JsonLines(path=place) | Saved(path=place) | Hub(name=place):
+                pass
+        words = (Path(piece).stem for piece in reversed(Path(place).parts) if not set(piece) & set("*?["))
+        name = next(words, "")[:40] or type(part).__name__
+        names.append(next(one for one in chain([name], (f"{name} {n}" for n in count(2))) if one not in names))
+    return tuple(names)
 
 SAVED_FILE = "documents.arrow"
 """Name of the Arrow stream in a folder that `save` made."""

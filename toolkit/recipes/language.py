@@ -6,15 +6,16 @@ Nothing heavy is imported before a function needs it, so that a form or a comman
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor, nn
 
-    from toolkit.data import Text
+    from toolkit.data import Packed, Text
     from toolkit.models import Tokenizer
     from toolkit.recipes.fine_tune import FineTune
     from toolkit.recipes.pretrain import Pretrain
@@ -100,6 +101,7 @@ def train(recipe_json: dict[str, Any], context: Context) -> dict[str, Any]:
 
     from toolkit import checkpoint as checkpoints
     from toolkit.data import StepLoader, documents, held_out_batches, pack
+    from toolkit.data.mixing import Mixed
     from toolkit.models import resolve_dtype
     from toolkit.parallel import refuse
     from toolkit.recipes import Recipe
@@ -126,11 +128,18 @@ def train(recipe_json: dict[str, Any], context: Context) -> dict[str, Any]:
         ranks=ranks,
         seed=recipe.seed,
     )
-    evaluation = pack(held_out, tokenizer, recipe.context, recipe.seed)[: recipe.eval_rows] if held_out else None
 
-    def held_out_micro_batches() -> Iterable[dict[str, Tensor]]:
-        assert evaluation is not None
-        return held_out_batches(evaluation, micro_sequences=micro_rows, rank=context.rank, ranks=ranks)
+    def again(rows: Packed) -> Callable[[], Iterable[dict[str, Tensor]]]:
+        return partial(held_out_batches, rows, micro_sequences=micro_rows, rank=context.rank, ranks=ranks)
+
+    evaluation: Any = None
+    if held_out:
+        rows_held_out = pack(held_out, tokenizer, recipe.context, recipe.seed)
+        first = slice(recipe.eval_rows)
+        if isinstance(rows_held_out, Mixed):
+            evaluation = {name: again(part) for name, part in rows_held_out.apart(first).items()}
+        else:
+            evaluation = again(rows_held_out[first])
 
     def sample(model: nn.Module, prompt: str) -> str:
         return Engine(model, tokenizer).generate([prompt], Sampling(max_tokens=recipe.sample_tokens)).texts[0]
@@ -150,7 +159,7 @@ def train(recipe_json: dict[str, Any], context: Context) -> dict[str, Any]:
     module.frozen_from_recipe = getattr(recipe, "adapters", None) is not None
     evaluate = Evaluate(
         every=recipe.eval_every,
-        batches=None if evaluation is None else held_out_micro_batches,
+        batches=evaluation,
         prompts=recipe.prompts,
         sample=sample,
         patience=recipe.patience,

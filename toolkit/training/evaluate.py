@@ -1,6 +1,6 @@
 """Measure held-out loss and show samples while a run trains."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -36,10 +36,15 @@ def gathered(model: nn.Module, *, reshard_after_forward: bool = True) -> Iterato
             unit.set_reshard_after_forward(reshard_after_forward and unit is not model, recurse=False)
 
 
+Batches = Callable[[], Iterable[dict[str, Tensor]]]
+"""What yields the held-out micro-batches, anew at each call."""
+
+
 class Evaluate(lightning.Callback):
     """Record `eval_loss` before the first step, every `every` optimizer steps and after the last; and samples.
 
-    `batches()` yields this rank's held-out micro-batches, as many on every rank; None shows samples only.
+    `batches()` yields this rank's held-out micro-batches, as many on every rank; None shows samples only. A mapping has such a
+    function for each part of the text: `eval_loss` is then that of all tokens together, and `eval_loss/<part>` each part's.
     `sample(model, prompt)` returns the continuation of one prompt; it must be deterministic, because all ranks run it
     together. With `patience` the training ends once so many measurements in a row have found no new lowest loss; where it
     stands in this is kept in checkpoints, so that a resumed run ends at the same step.
@@ -52,7 +57,7 @@ class Evaluate(lightning.Callback):
         self,
         *,
         every: int,
-        batches: Callable[[], Iterable[dict[str, Tensor]]] | None,
+        batches: Batches | Mapping[str, Batches] | None,
         prompts: Sequence[str] = (),
         sample: Callable[[nn.Module, str], str] | None = None,
         patience: int | None = None,
@@ -118,11 +123,12 @@ class Evaluate(lightning.Callback):
         keep = not pl_module.reshard_after_forward
         with gathered(model, reshard_after_forward=False) if keep else nullcontext():  # there is memory for it
             if self.batches is not None:
-                loss = pl_module.evaluate(self.batches())
-                self.latest = {"eval_loss": loss, "step": step}
+                found = _losses(pl_module, self.batches)
+                loss = found["eval_loss"]
+                self.latest = {**found, "step": step}
                 lower = loss < self.lowest
                 self.lowest, self.without = (loss, 0) if lower else (self.lowest, self.without + 1)
-                events.write("metrics", {"eval_loss": loss}, step=step)
+                events.write("metrics", found, step=step)
         if self.sample is None or not self.prompts:
             return
         training = model.training
@@ -132,3 +138,14 @@ class Evaluate(lightning.Callback):
                 text = self.sample(model, prompt)
                 events.write("sample", {"prompt": prompt, "text": text}, step=step)
         model.train(training)
+
+
+def _losses(pl_module: Any, batches: Batches | Mapping[str, Batches]) -> dict[str, float]:
+    """`eval_loss`, and that of each part, in nats a token."""
+    if not isinstance(batches, Mapping):
+        return {"eval_loss": pl_module.evaluate(batches())}
+    sums = {name: pl_module.loss_and_tokens(part()) for name, part in batches.items()}
+    loss, tokens = (sum(column) for column in zip(*sums.values(), strict=True))
+    return {"eval_loss": loss / max(tokens, 1.0)} | {
+        f"eval_loss/{name}": part_loss / max(part_tokens, 1.0) for name, (part_loss, part_tokens) in sums.items()
+    }

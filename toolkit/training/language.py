@@ -159,9 +159,14 @@ class LanguageModule(lightning.LightningModule):
             "mfu": torch.tensor(self._flops(batch, float(mine)) / (seconds * self._peak)),
         }
 
-    @torch.no_grad()
     def evaluate(self, batches: Iterable[dict[str, Tensor]]) -> float:
         """Mean held-out loss in nats a token over all ranks' batches; every rank must hold as many batches."""
+        loss, tokens = self.loss_and_tokens(batches)
+        return loss / max(tokens, 1.0)
+
+    @torch.no_grad()
+    def loss_and_tokens(self, batches: Iterable[dict[str, Tensor]]) -> tuple[float, float]:
+        """Sum of the loss over all ranks' batches, in nats, and how many tokens it is of."""
         assert self.model is not None
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         was_training = self.model.training
@@ -172,7 +177,7 @@ class LanguageModule(lightning.LightningModule):
             sums[1] += (micro["targets_BT"] != IGNORED).sum()
         self.model.train(was_training)
         loss, tokens = self.global_sum(sums).tolist()
-        return loss / max(tokens, 1.0)
+        return loss, tokens
 
     def global_sum(self, tensor: Tensor) -> Tensor:
         """Sum over the data-parallel ranks (all ranks of the world, as no other axis splits a row here)."""
