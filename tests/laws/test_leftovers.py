@@ -1,6 +1,7 @@
 """Processes that runs left behind are found by their mark and their start, and ended; those of a live run are not."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.launch import leftovers as leftovers_module
 from toolkit.launch.leftovers import Leftover, end, leftovers
 from toolkit.launch.processes import PLACE, TOKEN
 from toolkit.runs.files import replace_json, take_lock
@@ -54,6 +56,23 @@ def test_a_live_run_is_never_touched(tmp_path: Path, orphan: tuple[Path, subproc
     assert leftovers(tmp_path) == []
     assert not end(before, patience=0.1) and process.poll() is None
     os.close(lock)
+
+
+def test_a_process_in_a_container_is_never_touched(
+    tmp_path: Path, orphan: tuple[Path, subprocess.Popen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run folder does not exist here, and that says nothing; nor does a disk that does not answer."""
+    folder, process = orphan
+    shutil.rmtree(folder)
+    (found,) = leftovers(tmp_path)
+    assert (found.pid, found.reason) == (process.pid, "its run folder is gone")
+    real = leftovers_module.mounts
+    with monkeypatch.context() as container:
+        container.setattr(leftovers_module, "mounts", lambda pid: "mnt:[1]" if pid == process.pid else real(pid))
+        assert leftovers(tmp_path) == []
+    (folder.parent / "amber").symlink_to(folder.parent / "amber")  # ELOOP
+    assert leftovers(tmp_path) == []
+    assert not end(found, patience=0.1) and process.poll() is None
 
 
 def test_another_process_with_its_number_is_not_touched(tmp_path: Path, orphan: tuple[Path, subprocess.Popen]) -> None:

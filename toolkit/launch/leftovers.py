@@ -45,7 +45,8 @@ def leftovers(root: str | Path | None = None) -> list[Leftover]:
 
     Such a process carries the environment token of a run (a supervisor: the folder in its command line), and that run's
     folder is gone, its lock is free, or the process was started before the supervisor that holds it. A live run's
-    processes are never among them. Linux; elsewhere none is found.
+    processes are never among them, nor is any process in a container of its own: its paths are not ours. Linux;
+    elsewhere none is found.
 
     >>> for found in leftovers("."): print(found.pid, found.run, found.reason, end(found))
     """
@@ -59,9 +60,12 @@ def leftovers(root: str | Path | None = None) -> list[Leftover]:
 
 def _found(home: Path | None) -> list[Leftover]:
     found = []
+    ours = mounts(os.getpid())
     for pid, run, folder in _marked():
         start = start_time(pid)
         if start is None or is_zombie(pid) or pid == os.getpid() or (home is not None and folder.parent != home):
+            continue
+        if ours is None or mounts(pid) != ours:
             continue
         if reason := _reason(folder, start):
             found.append(
@@ -92,8 +96,12 @@ def end(leftover: Leftover, *, patience: float = 5.0) -> bool:
 
 def _reason(folder: Path, start: int) -> str | None:
     """Why a process of the run in `folder`, started at `start`, is left over; None while it is looked after."""
-    if not folder.is_dir():
+    try:
+        folder.stat()
+    except FileNotFoundError:
         return "its run folder is gone"
+    except OSError:  # A disk that does not answer now: nobody can tell.
+        return None
     if not is_locked(folder / "lock"):
         return "its run is over" if (folder / "state.json").exists() else "its run never began"
     keeper = holder(folder)
@@ -118,6 +126,14 @@ def _marked() -> Iterator[tuple[int, str, Path]]:
         elif SUPERVISOR in zip(words, words[1:], strict=False):
             folder = Path(os.fsdecode(words[words.index(SUPERVISOR[1]) + 1]))
             yield int(entry.name), folder.name, folder
+
+
+def mounts(pid: int) -> str | None:
+    """What names the mounted disks that a process sees: in a container the same path is another folder, or none."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return None
 
 
 def _command(pid: int) -> str:
