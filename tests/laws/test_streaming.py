@@ -140,11 +140,16 @@ def test_a_step_is_the_same_whenever_it_is_asked_for():
 
 def test_pieces_are_forgotten(tmp_path):
     cache = tmp_path / "cache/scalebook/data"
-    (cache / "stream-left-3").mkdir(parents=True)
-    os.utime(cache / "stream-left-3", (0, 0))  # by a run that was killed long ago
-    for _ in islice(loader(lines()), 60):
+    left = [cache / name for name in ("stream-left-3", ".stream-left-4.partial", ".stream-left.lock")]
+    for path in left:  # by a run that was killed long ago
+        path.mkdir(parents=True) if path.suffix != ".lock" else path.touch()
+        os.utime(path, (0, 0))
+    one = loader(lines())
+    for _ in islice(one, 60):
         assert len(list(cache.glob("stream-*"))) <= 3
-    assert not (cache / "stream-left-3").exists()
+    one.rows._ahead.shutdown()
+    assert sorted(path.name for path in cache.iterdir() if path.is_file()) == [f".{one.rows.stream.folder(0).name[:-2]}.lock"]
+    assert len(list(cache.iterdir())) <= 4, "the newest pieces and one lock"
 
 
 def test_the_next_piece_is_made_ahead(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.laws.test_models import SHAPES, built, every_shape
 from toolkit.models import Tokenizer, Transformer, load_model, load_tokenizer, model_files, resolve_dtype, save_model
-from toolkit.models.storage import build_once, verify
+from toolkit.models.storage import build_once, remove_unused, verify
 
 
 @every_shape
@@ -110,6 +110,36 @@ def test_a_folder_is_built_once_or_not_at_all(tmp_path):
     with pytest.raises(OSError, match="no space"):
         build_once(tmp_path / "never", fail)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["made"]
+
+
+def test_a_lock_goes_only_while_nobody_holds_it(tmp_path):
+    lock, begun, go_on = tmp_path / "lock", threading.Event(), threading.Event()
+
+    def build(folder: Path) -> None:
+        begun.set()
+        go_on.wait(10)
+
+    builder = threading.Thread(target=build_once, args=(tmp_path / "made", build), kwargs={"lock": lock})
+    builder.start()
+    assert begun.wait(10)
+    remove_unused(lock)
+    assert lock.exists()
+    go_on.set()
+    builder.join()
+    remove_unused(lock)
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_record_reaches_no_other_folder(tmp_path):
+    (tmp_path / "outside").write_text("text")
+    for name in ("../outside", str(tmp_path / "outside")):
+        made = build_once(tmp_path / "made", lambda folder: (folder / "part").write_text("text"))
+        record = (made / "files.json").read_text()
+        (made / "files.json").write_text(record.replace("part", name))
+        with pytest.raises(ValueError, match=r"made/files\.json is not a record of files"):
+            verify(made)
+        assert "part" in (build_once(made, lambda folder: (folder / "part").write_text("")) / "files.json").read_text()
+        shutil.rmtree(made)
 
 
 # SmolLM2's vocabulary lacks six control characters and the bytes that begin unassigned planes; it drops them.

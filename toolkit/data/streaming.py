@@ -25,7 +25,7 @@ from toolkit.data.encoding import in_chunks
 from toolkit.data.packing import Packed, build_rows, pack_key
 from toolkit.data.row_files import read_rows, write_rows
 from toolkit.data.stream_reading import Mark, StreamedDocuments
-from toolkit.models.storage import build_once, cache_folder
+from toolkit.models.storage import build_once, cache_folder, remove_unused
 from toolkit.models.tokenizer import Tokenizer
 
 _KEPT = 2  # pieces, also on disk
@@ -36,10 +36,14 @@ _STALE = 7 * 24 * 3600  # seconds, after which a piece that a killed run left is
 
 
 def _remove_stale(cache: Path) -> None:
-    for folder in cache.glob("stream-*"):
+    """Whole pieces, half-written ones (`.stream-*.partial`) and locks, of runs that ended long ago."""
+    for path in (*cache.glob("stream-*"), *cache.glob(".stream-*")):
         with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _STALE:
-                shutil.rmtree(folder, ignore_errors=True)
+            if time.time() - path.stat().st_mtime > _STALE:
+                if path.suffix == ".lock":
+                    remove_unused(path)
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +82,7 @@ class Stream:
                 write_rows(folder, (), self.context)
             (folder / "next.json").write_text(json.dumps(following))
 
-        build_once(folder, build)
+        build_once(folder, build, lock=folder.with_name(f".stream-{self.key}.lock"))
 
     def piece(self, number: int, mark: Mark) -> tuple[Packed, Mark]:
         """The rows of a piece that begins at `mark`, and where the next one begins."""

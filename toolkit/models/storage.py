@@ -27,16 +27,17 @@ def cache_folder(kind: str) -> Path:
     return folder
 
 
-def build_once(target: Path, build: Callable[[Path], None]) -> Path:
+def build_once(target: Path, build: Callable[[Path], None], *, lock: Path | None = None) -> Path:
     """Return the folder `target`, calling `build(empty_folder)` first if it does not exist or lost files.
 
-    Processes that ask at the same time wait for one of them. A build that fails or is killed leaves no `target`. The size
-    and sha256 of every file are recorded in `files.json`; each call compares the sizes. A disk that fills up is a ValueError of
-    one line, nothing half-written stays, and the next call starts anew.
+    Processes that ask at the same time wait for one of them, by the file `lock`, else by a hidden one beside `target`; it stays.
+    A build that fails or is killed leaves no `target`. The size and sha256 of every file are recorded in `files.json`; each call
+    compares the sizes. A disk that fills up is a ValueError of one line, nothing half-written stays, and the next call starts
+    anew.
     """
     if _complete(target):
         return target
-    with _locked(target.with_name(f".{target.name}.lock")):
+    with _locked(lock or target.with_name(f".{target.name}.lock")):
         if _complete(target):
             return target
         partial = target.with_name(f".{target.name}.partial")
@@ -74,7 +75,7 @@ def _verify(folder: Path, *, trusting_times: bool) -> None:
     path = folder / RECORD
     try:
         files: dict[str, dict[str, Any]] = json.loads(path.read_text())["files"]
-        known = {name: (one["size"], one["sha256"], one.get("changed_ns")) for name, one in files.items()}
+        known = {_beside(name): (one["size"], one["sha256"], one.get("changed_ns")) for name, one in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is not a record of files; remove it, or fetch the folder again") from None
     renewed = False
@@ -121,12 +122,12 @@ def say(text: str) -> None:
 def record(folder: Path, pattern: str = "*") -> None:
     """Write size, sha256 and time of change of a folder's files (those that match `pattern`) into its `files.json`."""
     files = {
-        str(path.relative_to(folder)): {
+        path.name: {
             "size": path.stat().st_size,
             "sha256": sha256(path),
             "changed_ns": path.stat().st_mtime_ns,
         }
-        for path in sorted(folder.rglob(pattern))
+        for path in sorted(folder.glob(pattern))
         if path.is_file() and path.name != RECORD
     }
     replace_file(folder / RECORD, lambda aside: aside.write_text(json.dumps({"files": files}, indent=1)))
@@ -151,14 +152,36 @@ def no_space(folder: Path, otherwise: str) -> str:
 def _complete(folder: Path) -> bool:
     try:
         files = json.loads((folder / RECORD).read_text())["files"]
-        return all((folder / name).stat().st_size == known["size"] for name, known in files.items())
-    except (OSError, ValueError, KeyError):
+        return all((folder / _beside(name)).stat().st_size == known["size"] for name, known in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def _beside(name: str) -> str:
+    """The name, which a record from outside may not use to reach other folders."""
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is no name of a file in the folder")
+    return name
+
+
+def remove_unused(lock: Path) -> None:
+    """Remove the lock file of `build_once`, unless somebody holds it."""
+    with contextlib.suppress(OSError), lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.unlink()
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    continue
+                os.utime(path)  # so that its age tells since when it is not used
+            except FileNotFoundError:  # removed as unused while this process waited
+                continue
+            yield
+            return
