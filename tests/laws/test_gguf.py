@@ -1,6 +1,7 @@
 """Laws of GGUF files: what gguf's own writer wrote is the same model here, and what cannot be read is said in one line."""
 
 import re
+import struct
 from pathlib import Path
 
 import gguf
@@ -218,6 +219,50 @@ def test_a_bad_file_is_one_clear_line(damage, message, tmp_path, monkeypatch):
         assert "\n" not in str(raised.value)
         assert str(path) in str(raised.value)
     assert [one.name for one in (tmp_path / "cache/scalebook/models").iterdir() if one.is_dir()] == []
+
+
+def text(value: str) -> bytes:
+    """As the file has it: its size, then its bytes."""
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+U32, TEXT, LIST = struct.pack("<I", 4), struct.pack("<I", 8), struct.pack("<I", 9)
+HEADS, STRETCH = "llama.attention.head_count", "llama.rope.scaling.factor"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("general.alignment", U32 + struct.pack("<I", 0), "is damaged: general.alignment=0 must be a number of bytes"),
+        ("general.alignment", TEXT + text("32"), "is damaged: general.alignment='32' must be a number of bytes"),
+        ("words", LIST + (LIST + struct.pack("<Q", 1)) * 5000, "is damaged: words nests arrays more than 8 deep"),
+        ("words", struct.pack("<I", 77), "words has a value of the type number 77"),
+        (HEADS, U32 + struct.pack("<I", 0), f"{HEADS}=0 must be a number above 0"),
+        (HEADS, TEXT + text("4"), f"{HEADS}='4' must be a number above 0"),
+        (HEADS, struct.pack("<If", 6, 4.5), "num_attention_heads"),
+        (STRETCH, TEXT + text("x"), f"{STRETCH}='x' must be a number above 0"),
+        (STRETCH, struct.pack("<If", 6, 0.5), "factor"),
+        ("tokenizer.ggml.tokens", U32 + struct.pack("<I", 7), "tokenizer.ggml.tokens must be a list of texts"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else None,
+)
+def test_a_crafted_setting_is_one_line_that_names_it(key, value, message, tmp_path, monkeypatch):
+    """A header without tensors; what follows it is never reached."""
+    sound: dict[str, bytes] = {
+        "general.architecture": TEXT + text("llama"), "tokenizer.ggml.model": TEXT + text("llama"),
+        "llama.rope.scaling.type": TEXT + text("linear"), "llama.attention.layer_norm_rms_epsilon": struct.pack("<If", 6, 1e-5),
+        **{f"llama.{name}": U32 + struct.pack("<I", 8) for name in
+           ("attention.head_count", "embedding_length", "context_length", "feed_forward_length", "block_count")},
+    }  # fmt: skip
+    entries = sound | {key: value}
+    header = b"GGUF" + struct.pack("<IQQ", 3, 0, len(entries)) + b"".join(text(name) + one for name, one in entries.items())
+    path = tmp_path / "m.gguf"
+    path.write_bytes(header)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        (inspect_tokenizer if key.startswith("tokenizer") else inspect_model)(str(path))
+    assert "\n" not in str(raised.value)
+    assert str(path) in str(raised.value)
 
 
 def test_types_that_gguf_cannot_dequantise_are_named(tmp_path):

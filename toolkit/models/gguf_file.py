@@ -13,6 +13,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,12 @@ def check_model(header: GGUFHeader) -> TransformerConfig:
             f"{path}: the architecture {family!r} is not supported, only {', '.join(ARCHITECTURES)}; "
             "convert the model to safetensors with the hub's libraries"
         )
-    config = _config(header, family)
+    try:
+        config = _config(header, family)
+    except (TypeError, ValueError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: {error}") from None
     expected = tensor_shapes(config)
     names = {_hub_name(name, path): name for name in header.tensors if name != _ROPE_FACTORS}
     for name, shape in expected.items():
@@ -109,25 +115,31 @@ def _dtype(header: GGUFHeader) -> str:
     return {frozenset({0}): "float32", frozenset({1}): "float16"}.get(frozenset(stored), "bfloat16")
 
 
-def _config(header: GGUFHeader, family: str) -> TransformerConfig:
-    def setting(name: str, default: Any = None) -> Any:
-        value = header.get(f"{family}.{name}", default)
-        if value is None:
-            raise ValueError(f"{header.path}: the setting '{family}.{name}' is missing")
-        if isinstance(value, list):
-            raise ValueError(f"{header.path}: {family}.{name} differs from block to block, which is not supported")
-        return value
+def _setting(header: GGUFHeader, family: str, name: str, default: Any = None) -> Any:
+    """A setting of the architecture; all that are read so are numbers above 0."""
+    value = header.get(f"{family}.{name}", default)
+    if value is None:
+        raise ValueError(f"{header.path}: the setting '{family}.{name}' is missing")
+    if isinstance(value, list):
+        raise ValueError(f"{header.path}: {family}.{name} differs from block to block, which is not supported")
+    if type(value) not in (int, float) or not value > 0:
+        raise ValueError(f"{header.path}: {family}.{name}={value!r:.60} must be a number above 0; fetch the file again")
+    return value
 
+
+def _config(header: GGUFHeader, family: str) -> TransformerConfig:
+    setting = partial(_setting, header, family)
     heads, width = setting("attention.head_count"), setting("embedding_length")
-    head_dim = setting("attention.key_length", header.get(f"{family}.rope.dimension_count") or width // heads)
+    head_dim = setting("attention.key_length", setting("rope.dimension_count", width // heads))
     for name in ("rope.dimension_count", "attention.value_length"):
         if setting(name, head_dim) != head_dim:
             raise ValueError(f"{header.path}: {family}.{name}={setting(name)} is not supported, only the head size {head_dim}")
     if f"{family}.attention.sliding_window_pattern" in header.settings:
         raise ValueError(f"{header.path}: a sliding window on some blocks only is not supported in GGUF files")
     context = setting("context_length")
+    embedding = header.tensors.get("token_embd.weight")
     return TransformerConfig(
-        vocab_size=header.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in header.tensors else 1,
+        vocab_size=embedding.shape[0] if embedding is not None and embedding.shape else 1,
         hidden_size=width,
         intermediate_size=setting("feed_forward_length"),
         num_hidden_layers=setting("block_count"),
@@ -155,19 +167,23 @@ def _shortest(number: float) -> float:
 def _scaling(header: GGUFHeader, family: str, context: int) -> RopeScaling | None:
     if _ROPE_FACTORS in header.tensors:  # Llama 3's stretch is stored as one divisor for each frequency
         factors = header.tensors[_ROPE_FACTORS]
+        if len(factors.shape) != 1 or not factors.shape[0]:
+            raise ValueError(f"{header.path}: {_ROPE_FACTORS} has the shape {factors.shape}, not one number for each frequency")
+        _refuse_unknown_types(header)
         divisors = tuple(_rows(header, factors, 0, factors.shape[0])[:, 0].tolist())
         return LongRope(short_factors=divisors, long_factors=divisors, original_context=context, attention_factor=1.0)
     kind = header.get(f"{family}.rope.scaling.type", "none")
     if kind == "none":
         return None
-    factor = _shortest(header.get(f"{family}.rope.scaling.factor", 1.0))
+    setting = partial(_setting, header, family)
+    factor = _shortest(setting("rope.scaling.factor", 1.0))
     if kind == "linear":
         return LinearRope(factor=factor)
     if kind == "yarn":
-        original = header.get(f"{family}.rope.scaling.original_context_length", context)
-        scale = header.get(f"{family}.rope.scaling.attn_factor")
+        original = setting("rope.scaling.original_context_length", context)
         yarn = YarnRope(factor=factor, original_context=original)
-        return yarn if scale is None else YarnRope(factor=factor, original_context=original, attention_factor=scale * yarn.scale)
+        scale = setting("rope.scaling.attn_factor", 1.0)
+        return yarn if scale == 1 else YarnRope(factor=factor, original_context=original, attention_factor=scale * yarn.scale)
     raise ValueError(f"{header.path}: rotary scaling {kind!r} is not supported, only none, linear, yarn and {_ROPE_FACTORS}")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_DEEPEST = 8  # arrays in arrays
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,9 +79,11 @@ class GGUFHeader:
         num_tensors, num_settings = cursor.scalar("Q"), cursor.scalar("Q")
         for _ in range(num_settings):
             name = cursor.string()
-            self.settings[name] = cursor.value(cursor.scalar("I"))
+            self.settings[name] = cursor.value(cursor.scalar("I"), name)
         described = [self._describe(cursor) for _ in range(num_tensors)]
         alignment = self.get("general.alignment", 32)
+        if type(alignment) is not int or alignment < 1:
+            raise ValueError(f"general.alignment={alignment!r:.60} must be a number of bytes, at least 1")
         start = -(-cursor.at // alignment) * alignment
         for name, shape, kind, offset in described:
             size = _bytes(shape, kind, name)
@@ -116,19 +119,21 @@ class _Cursor:
         self.at += size
         return text
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, name: str, depth: int = 0) -> Any:
         if kind == _STRING:
             return self.string()
         if kind != _ARRAY:
             if kind not in _SCALARS:
-                raise ValueError(f"no value type has the number {kind}")
+                raise ValueError(f"{name} has a value of the type number {kind}, which the format does not have")
             return self.scalar(_SCALARS[kind])
+        if depth == _DEEPEST:
+            raise ValueError(f"{name} nests arrays more than {_DEEPEST} deep")
         kind, count = self.scalar("I"), self.scalar("Q")
         if kind in _SCALARS:
             values = struct.unpack_from(f"<{count}{_SCALARS[kind]}", self.data, self.at)
             self.at += struct.calcsize(f"<{count}{_SCALARS[kind]}")
             return list(values)
-        return [self.value(kind) for _ in range(count)]
+        return [self.value(kind, name, depth + 1) for _ in range(count)]
 
 
 def _bytes(shape: tuple[int, ...], kind: int, name: str) -> int:

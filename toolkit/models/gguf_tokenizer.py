@@ -34,7 +34,7 @@ def has_tokenizer(header: GGUFHeader) -> bool:
 def known_tokenizer(header: GGUFHeader) -> bool:
     """Whether the file holds a tokenizer that can be read here."""
     model, cut = header.get("tokenizer.ggml.model"), header.get("tokenizer.ggml.pre", "default")
-    return model == "llama" or (model == "gpt2" and (cut in _PATTERNS or cut in _PLAIN))
+    return model == "llama" or (model == "gpt2" and cut in (*_PATTERNS, *_PLAIN))
 
 
 def check_tokenizer(header: GGUFHeader) -> int:
@@ -45,7 +45,10 @@ def check_tokenizer(header: GGUFHeader) -> int:
         kind = (header["tokenizer.ggml.model"], header.get("tokenizer.ggml.pre"))
         known = ", ".join(("llama", *_PATTERNS, *_PLAIN))
         raise ValueError(f"{header.path}: the tokenizer {kind} is not supported, only {known}; name that of another model")
-    return len(header["tokenizer.ggml.tokens"])
+    tokens = header["tokenizer.ggml.tokens"]
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise ValueError(f"{header.path}: tokenizer.ggml.tokens must be a list of texts; fetch the file again")
+    return len(tokens)
 
 
 def read_tokenizer(header: GGUFHeader) -> Tokenizer:
