@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.runs.fields import DAMAGED
 from toolkit.runs.files import is_locked, take_lock
 from toolkit.runs.roots import root_of
 from toolkit.runs.state import ACTIVE, FINAL, boot, holder, read_state
@@ -172,8 +173,8 @@ def _state(folder: Path) -> tuple[str, int, float]:
     """State, attempt, and since when; "damaged" where its files cannot be read, unless someone holds its lock."""
     try:
         state = read_state(folder)
-        return state.name, state.attempt, float(state.since) or _launched(folder)
-    except (ValueError, TypeError):
+        return state.name, state.attempt, state.since or _launched(folder)
+    except DAMAGED:
         attempt = holder(folder).get("attempt", 0)
         return ACTIVE[0] if is_locked(folder / "lock") else "damaged", attempt, _launched(folder)
 

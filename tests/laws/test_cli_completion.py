@@ -52,6 +52,10 @@ def test_runs_by_what_can_be_done_with_them(tmp_path: Path) -> None:
         assert words(*place, "restart", "") == ["over"]
         assert words(*place, "compare", "over", "") == ["lives"]
         assert dict(candidates([*place, "show", ""])[1])["over"] == "finished FineTune"
+        for name in ("state.json", "launch.json"):  # a damaged one hides no other
+            (write_run(tmp_path, f"torn-{name[0]}") / name).write_text('{"na')
+            assert words(*place, "restart", "") == ["over"]
+            assert dict(candidates([*place, "show", ""])[1])[f"torn-{name[0]}"] == "damaged"
 
 
 def test_an_answer_takes_a_moment() -> None:

@@ -40,6 +40,15 @@ def test_runs_lists_newest_first(project: Path, capsys: Any) -> None:
     assert [(run["run"], run["state"], run["step"]) for run in found] == [("bad", "failed", 3), ("good", "finished", 3)]
 
 
+def test_a_damaged_run_is_listed_beside_the_others(tmp_path: Path, capsys: Any) -> None:
+    bad, _ = write_run(tmp_path, "bad"), write_run(tmp_path, "good")
+    for damaged in ("{", "[1]", '{"title": 3}'):
+        (bad / "launch.json").write_text(damaged)
+        found = json.loads(command("runs", "--root", str(tmp_path), "--json", capsys=capsys)[1])
+        assert {run["run"]: run["state"] for run in found} == {"bad": "damaged", "good": "finished"}
+        assert "launch.json" in next(run["message"] for run in found if run["run"] == "bad")
+
+
 def test_runs_show(project: Path, capsys: Any) -> None:
     status, out, _ = command("runs", "show", "good", "--root", str(project), capsys=capsys)
     assert status == 0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.runs import EventWriter, metrics, read_events, read_series
-from toolkit.runs.events import event_files
+from toolkit.runs.events import event_files, parse_line
 from toolkit.runs.series import PAIR, SeriesWriter, Tail, downsample
 
 
@@ -95,6 +95,12 @@ def test_torn_line_costs_only_itself(folder: Path) -> None:
 def test_lines_that_are_no_events_are_passed_over(folder: Path) -> None:
     path = folder / "events-0.jsonl"
     path.write_text('[]\n{"seq":"x"}\n\x00\x00\n{"seq":1,"time":1,"attempt":1,"rank":0,"step":null,"kind":"state","data":3}\n\n')
+    with path.open("a") as file:
+        for moment, step in (('"x"', "1"), ("NaN", "1"), ("1e999", "1"), ("1", '"a"'), ("1", "[1]"), ("1", "true")):
+            text = f'{{"seq":1,"time":{moment},"attempt":1,"rank":0,"step":{step},"kind":"metrics","data":{{"bad":1}}}}\n'
+            assert parse_line(text.encode()) is None
+            file.write(text)
+        file.write("[" * 100_000 + "\n")
     EventWriter(folder, 0, 1).write("metrics", {"loss": 3.0, "text": "no number", "flag": True, "huge": 10**400}, step=3)
     assert steps_of(folder) == [3]
     follow(folder)

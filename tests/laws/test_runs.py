@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import re
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from tests.laws import command_line
 from toolkit.launch import launch
 from toolkit.launch.keeper import Keeper
 from toolkit.runs import Run, RunFailed, RunInactive, listing, read_commands, runs, send
@@ -127,6 +129,51 @@ def test_what_a_command_leads_to_shows_before_the_step_is_over(tmp_path: Path) -
     assert shown(said="paused", command="resume") == "stopping"
     keeper.finish("finished")  # It came to its end before it came to the command.
     assert run.state.name == "finished"
+
+
+STATES = {
+    "torn": ('{"name": "run', "not JSON"),
+    "no object": ("[]", "expected an object, got []"),
+    "no name": ("{}", "name: expected one of queued, "),
+    "unknown name": ('{"name": "amber"}', "got 'amber'"),
+    "processes": ('{"name": "failed", "processes": 5}', "processes: expected a list of whole numbers, got 5"),
+    "report": ('{"name": "failed", "report": [1]}', "report: expected an object or null, got [1]"),
+    "report without rank": ('{"name": "failed", "report": {"error": "x"}}', "report: rank: expected a whole number, got None"),
+    "tails": ('{"name": "failed", "report": {"rank": 0, "tails": [1]}}', "tails: expected an object of text or null"),
+    "total_steps": ('{"name": "failed", "total_steps": [1]}', "total_steps: expected a whole number or null, got [1]"),
+    "truth is no number": ('{"name": "failed", "step": true}', "step: expected a whole number or null, got True"),
+    "no time": ('{"name": "failed", "since": NaN}', "since: expected a time in seconds, got nan"),
+    "too deep": ("[" * 100_000, "not JSON"),
+}
+
+
+@pytest.mark.parametrize(("text", "told"), STATES.values(), ids=STATES)
+def test_a_damaged_state_is_told_in_one_line_that_names_the_field(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
+) -> None:
+    run, _ = kept_run(tmp_path, "amber")
+    (run.folder / "state.json").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(told)) as raised:
+        _ = run.state
+    assert str(run.folder / "state.json") in str(raised.value) and "\n" not in str(raised.value)
+    status, out, err = command_line.command("runs", "show", "amber", "--root", str(tmp_path), capsys=capsys)
+    assert (status, out, err.count("\n")) == (2, "", 1) and told in err
+
+
+def test_a_damaged_lock_file_says_nothing_and_a_damaged_launch_names_its_field(tmp_path: Path) -> None:
+    run, keeper = kept_run(tmp_path)
+    keeper.show("running")
+    for text in ("[]", '{"attempt": "x", "time": null, "pid": [1], "boot": 7}'):
+        (run.folder / "lock").write_text(text)
+        assert run.state.name == "running"
+    for text, told in (("[1]", "expected an object"), ('{"title": 3}', "title: expected text, got 3")):
+        (run.folder / "launch.json").write_text(text)
+        for damaged in (lambda: run.launched, lambda: run.recipe, run.restart):
+            with pytest.raises(ValueError, match=re.escape(told)):
+                damaged()
+    replace_json(run.folder / "launch.json", {})
+    with pytest.raises(ValueError, match="expected toolkit"):
+        run.restart()
 
 
 # ---- commands ------------------------------------------------------------------------------------------------------
@@ -260,3 +307,27 @@ def test_runs_that_nobody_looks_at_are_named_once(
     assert capsys.readouterr().err.count(run.id) == 1
     keeper.finish("finished")
     assert unattended() == []
+
+
+def test_a_damaged_run_keeps_no_other_from_being_launched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reminder passes over it, and says nothing where even the index of roots is damaged."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.setattr(listing, "_reminded", False)
+    run, _ = kept_run(tmp_path, "good")
+    torn, _ = kept_run(tmp_path, "torn")
+    linked, _ = kept_run(tmp_path, "linked")
+    (torn.folder / "state.json").write_text('{"name": "runn')
+    (linked.folder / "state.json").symlink_to(torn.folder / "state.json")
+    remember(tmp_path)
+    assert [found.id for found in unattended()] == [run.id]
+    assert [row[1] for row in sorted(runs(tmp_path).rows())] == ["starting", "damaged", "damaged"]
+    listing.remind()
+    assert "good" in capsys.readouterr().err
+    (tmp_path / "state" / "scalebook" / "roots.json").write_text("[1]")
+    monkeypatch.setattr(listing, "_reminded", False)
+    listing.remind()
+    with pytest.raises(ValueError, match=r"roots.json: expected an object"):
+        known_roots()

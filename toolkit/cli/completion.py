@@ -138,10 +138,16 @@ def _line(help_: str | None) -> str:
 def _runs(wanted: str, typed: Sequence[str]) -> Iterator[Word]:
     """The newest runs under the root that was typed, or this project's: all, those that live, or those that are over."""
     from toolkit.runs import runs
+    from toolkit.runs.fields import DAMAGED
 
     root = typed[typed.index("--root") + 1] if "--root" in typed[:-1] else None
     for run in runs(root)[:MOST]:
-        state = run.state
+        try:
+            state, title = run.state, run.launched.get("title", "")
+        except DAMAGED:
+            if run.id not in typed and wanted == "run":
+                yield run.id, "damaged"
+            continue
         if run.id not in typed and (wanted == "run" or state.final == (wanted == "over")):
-            yield run.id, " ".join(f"{state.name} {run.launched.get('title', '')}".split())
+            yield run.id, " ".join(f"{state.name} {title}".split())
 

@@ -17,6 +17,7 @@ from toolkit.cli.follow import ENDED, follow, how_to
 from toolkit.cli.parser import completes, nearest
 from toolkit.runs import Run, RunFailed, RunInactive, runs
 from toolkit.runs.control import SETTINGS
+from toolkit.runs.fields import DAMAGED
 from toolkit.runs.roots import known_roots, root_of
 from toolkit.runs.state import State
 
@@ -119,12 +120,13 @@ def _list(chosen: argparse.Namespace) -> int:
 
 
 def _described(run: Run) -> dict[str, Any]:
+    work = None
     try:
+        work = run.launched.get("title")
         state = dataclasses.asdict(run.state)
-    except (ValueError, TypeError) as error:
+    except DAMAGED as error:
         state = dataclasses.asdict(State(name="damaged", message=" ".join(str(error).split())))
-    named = {"run": run.id, "state": state.pop("name"), "work": run.launched.get("title"), "folder": str(run.folder)}
-    return named | state
+    return {"run": run.id, "state": state.pop("name"), "work": work, "folder": str(run.folder)} | state
 
 
 def _show(run: Run, chosen: argparse.Namespace) -> int:

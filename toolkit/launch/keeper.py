@@ -165,7 +165,7 @@ class Keeper:
                     changes["name"] = data["state"]
                 self.stopping = self.stopping or data["state"] == "stopping"
             changes |= {
-                key: data[key] for key, type_ in (("controls", bool), ("total_steps", int)) if isinstance(data.get(key), type_)
+                key: data[key] for key, type_ in (("controls", bool), ("total_steps", int)) if type(data.get(key)) is type_
             }
         elif event["kind"] == "metrics" and self.data["name"] in ("starting", "queued"):
             changes["name"] = "running"

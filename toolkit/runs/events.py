@@ -17,12 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from toolkit.runs.fields import fits
 from toolkit.runs.files import number as number_in
 from toolkit.runs.files import open_plain, plain
 
 KINDS = ("metrics", "state", "command", "sample", "text", "blob", "timeline")
 STEP_KINDS = ("metrics", "sample", "text", "blob", "timeline")
 """Kinds that a later attempt does again; states and commands stay as history."""
+NUMBERS = {"seq": "a whole number", "time": "a number", "attempt": "a whole number", "step": "a whole number or null"}
 ROTATE = 64 << 20
 LARGEST = 1 << 20
 HEAD = re.compile(rb'\{"seq":(\d+),"time":[^,]+,"attempt":(\d+),"rank":\d+,"step":(null|-?\d+),"kind":"([a-z_]+)",')
@@ -115,12 +117,12 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     """The event in `line`, or None when the line is torn or is not an event."""
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(event, dict) or not isinstance(event.get("data"), dict) or not isinstance(event.get("kind"), str):
         return None
-    numbers = isinstance(event.get("seq"), int) and isinstance(event.get("attempt"), int)
-    return event if numbers and isinstance(event.setdefault("step", None), int | None) else None
+    event.setdefault("step", None)
+    return event if all(name in event and fits(event[name], kind) for name, kind in NUMBERS.items()) else None
 
 
 def resumed_from(event: dict[str, Any]) -> int | None:

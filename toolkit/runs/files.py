@@ -96,7 +96,7 @@ def read_json(path: Path, default: Any = None) -> Any:
         return json.loads(read_plain(path))
     except (FileNotFoundError, NotADirectoryError):
         return default
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
 
 

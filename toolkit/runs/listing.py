@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from toolkit.runs.fields import DAMAGED
 from toolkit.runs.roots import known_roots, root_of
 from toolkit.runs.run import Run
 from toolkit.runs.state import start_time
@@ -53,7 +54,14 @@ def runs(root: str | Path | None = None, all: bool = False) -> RunList:
 
 def unattended() -> RunList:
     """Runs that go on, under any root, although the kernel or shell that launched them has ended."""
-    return RunList(run for run in runs(all=True) if run.alive and not _launcher_lives(run))
+    return RunList(run for run in runs(all=True) if _unattended(run))
+
+
+def _unattended(run: Run) -> bool:
+    try:
+        return run.alive and not _launcher_lives(run)
+    except DAMAGED:  # `runs()` shows it, and says what is wrong with it.
+        return False
 
 
 def _launcher_lives(run: Run) -> bool:
@@ -67,7 +75,7 @@ def row(run: Run) -> tuple[str, ...]:
     """Id, state, step, age, memory and work of one run, as text; a run whose files are damaged says so."""
     try:
         return _row(run)
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+    except DAMAGED as error:
         return (run.id, "damaged", "", "", "", " ".join(str(error).split()))
 
 
@@ -85,13 +93,14 @@ def _row(run: Run) -> tuple[str, ...]:
 
 
 def remind() -> None:
-    """In a kernel, and once: name the runs that go on although nobody looks at them."""
+    """In a kernel, and once: name the runs that go on although nobody looks at them. Never raises: a launch follows."""
     global _reminded
     if _reminded or "ipykernel" not in sys.modules:
         return
     _reminded = True
-    if found := unattended():
-        print(f"These runs go on; Run.attach(id) opens one, .stop() ends it:\n{found!r}", file=sys.stderr)
+    with suppress(Exception):
+        if found := unattended():
+            print(f"These runs go on; Run.attach(id) opens one, .stop() ends it:\n{found!r}", file=sys.stderr)
 
 
 def age(seconds: float) -> str:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from toolkit.runs.files import open_plain
-from toolkit.runs.state import State
+from toolkit.runs.state import GONE, State
 
 
 def tail(path: Path, lines: int) -> str:
@@ -23,6 +23,8 @@ def tail(path: Path, lines: int) -> str:
 
 def explain(folder: Path, state: State) -> str:
     """Several lines: what failed first, the likely cause, the remedy, the traceback, the last lines of every rank."""
+    if state.name == "lost" and not folder.is_dir():
+        return f"run {folder.name} was lost: {GONE}.\nRemedy: launch it again; {folder} was removed or moved while it went on."
     if state.name == "lost":
         logs = [("the supervisor", folder / "supervisor.log")]
         logs += [(f"rank {path.stem.removeprefix('rank-')}", path) for path in sorted(folder.glob("rank-*.log"))]
@@ -38,7 +40,7 @@ def explain(folder: Path, state: State) -> str:
     what = report.get("signal") or report.get("error") or f"exit code {report.get('exit')}"
     parts = [f"run {folder.name} failed: rank {report['rank']} {what}"]
     parts += [f"{title}: {report[key]}" for title, key in (("Likely", "likely"), ("Remedy", "remedy")) if report.get(key)]
-    traceback = report.get("traceback", "").rstrip()
+    traceback = (report.get("traceback") or "").rstrip()
     parts += [traceback] if traceback else []
     parts += [f"---- where rank {rank} was\n{stack}" for rank, stack in (report.get("stacks") or {}).items() if stack]
     for rank, lines in (report.get("tails") or {}).items():

@@ -8,7 +8,8 @@ import re
 import time
 from pathlib import Path
 
-from toolkit.runs.files import locked, read_json, replace_json
+from toolkit.runs.fields import read_object
+from toolkit.runs.files import locked, replace_json
 
 MARKS = ("pyproject.toml", "environment.yml", ".git")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -37,14 +38,17 @@ def state_folder() -> Path:
 
 def known_roots() -> list[Path]:
     """Every root on this machine under which this user has started a run and that is still there."""
-    found = read_json(state_folder() / "roots.json", {"roots": []})
-    return [Path(text) for text in found["roots"] if (Path(text) / "runs").is_dir()]
+    return [Path(text) for text in _indexed() if (Path(text) / "runs").is_dir()]
+
+
+def _indexed() -> list[str]:
+    return read_object(state_folder() / "roots.json", {"roots": "a list of text"}).get("roots", [])
 
 
 def remember(root: Path) -> None:
     """Put `root` into the index."""
     index = state_folder() / "roots.json"
-    if str(root) in read_json(index, {"roots": []})["roots"]:
+    if str(root) in _indexed():
         return
     with locked(state_folder() / "roots.lock"):
         replace_json(index, {"roots": [*map(str, known_roots()), str(root)]})

@@ -14,6 +14,7 @@ from typing import Any
 
 from toolkit.runs import control
 from toolkit.runs.events import read_events
+from toolkit.runs.fields import LAUNCHED, RESULT, checked, read_object
 from toolkit.runs.files import check_own, read_json, read_owned, restore
 from toolkit.runs.report import explain, tail
 from toolkit.runs.roots import checked_name, known_roots, root_of
@@ -75,13 +76,13 @@ class Run:
 
     @property
     def launched(self) -> dict[str, Any]:
-        """How it was started: the content of launch.json."""
-        return read_json(self.folder / "launch.json", {})
+        """How it was started: the content of launch.json. Raises ValueError where it is damaged."""
+        return read_object(self.folder / "launch.json", LAUNCHED)
 
     @property
     def recipe(self) -> Any:
         """The recipe as a value where its class is known, else the function's name."""
-        data, loads = read_json(self.folder / "recipe.json", {}), self.launched.get("loads")
+        data, loads = read_object(self.folder / "recipe.json", {}), self.launched.get("loads")
         if loads is None:
             return data.get("function", data)
         from toolkit.values import load_root
@@ -121,7 +122,7 @@ class Run:
         for path in (self.folder / "checkpoints").glob("step-*"):
             number = path.name.removeprefix("step-")
             if number.isdecimal() and (path / "manifest.json").is_file():
-                state = read_json(path / "state.json", {})
+                state = read_object(path / "state.json", {"metrics": "an object or null"})
                 found.append((int(number), path, restore(state.get("metrics") or {})))
         return sorted(found, key=lambda entry: entry[0])
 
@@ -172,7 +173,7 @@ class Run:
     def _result(self, state: State) -> Result:
         if state.name in ("failed", "lost"):
             raise RunFailed(self, state)
-        found = read_json(self.folder / "result.json", {})
+        found = read_object(self.folder / "result.json", RESULT)
         checkpoint = found.get("checkpoint")
         return Result(
             state=state.name,
@@ -252,12 +253,14 @@ class Run:
         Checkpoints after `step` are set aside. Raises PermissionError where another user owns or may write the folder.
         """
         check_own(self.folder)
-        return ours(json.loads(read_owned(self.folder / "launch.json"))["restart"])(self, step)
+        path = self.folder / "launch.json"
+        launched = checked(json.loads(read_owned(path)), LAUNCHED, str(path))
+        return ours(launched.get("restart", ""))(self, step)
 
     def _active(self) -> State:
         state = self.state
         if state.final:
-            again = "" if state.name == "finished" else "; restart() starts it again"
+            again = "" if state.name == "finished" or not self.folder.is_dir() else "; restart() starts it again"
             raise RunInactive(f"run {self.id} is {state.name}: it obeys no command any more{again}")
         if self.folder.stat().st_uid != os.geteuid():
             raise PermissionError(f"run {self.id} belongs to user {self.folder.stat().st_uid}: it can only be looked at")

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.runs import pulse
+from toolkit.runs.fields import HOLDER, REPORT, STATE, checked, fits
 from toolkit.runs.files import is_locked, read_json
 
 ACTIVE = ("queued", "starting", "running", "pausing", "paused", "stopping")
 FINAL = ("finished", "stopped", "failed", "lost")
+GONE = "its folder is gone, and all that was in it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +84,10 @@ def start_time(pid: int) -> int | None:
 
 
 def read_state(folder: Path) -> State:
-    """State of the run in `folder`; "lost" when it is not final and its supervisor is gone."""
+    """State of the run in `folder`; "lost" when it is not final and its supervisor is gone.
+
+    Raises ValueError, which names the file and the field, where what the folder says cannot be.
+    """
     found, expected = _read(folder)
     if found.final and found.attempt >= expected["attempt"]:
         return found
@@ -91,10 +96,11 @@ def read_state(folder: Path) -> State:
         found, _ = _read(folder)  # The final state is written before the lock is released: look once more.
         if found.final and found.attempt >= expected["attempt"]:
             return found
+        there = folder.is_dir()
         return _changed(
             found,
             name="lost",
-            message="its supervisor is gone; restart() resumes it",
+            message="its supervisor is gone; restart() resumes it" if there else GONE,
             attempt=expected["attempt"],
             since=pulse.last_beat(folder),
         )
@@ -116,7 +122,12 @@ def _read(folder: Path) -> tuple[State, dict[str, Any]]:
     data = read_json(folder / "state.json")
     if data is None:
         return State(name="starting", attempt=0), expected
-    known = {name: data[name] for name in State.__dataclass_fields__ if name in data}
+    path = str(folder / "state.json")
+    known = {name: value for name, value in checked(data, STATE, path).items() if name in STATE}
+    if known.get("name") not in (*ACTIVE, *FINAL):
+        raise ValueError(f"{path}: name: expected one of {', '.join((*ACTIVE, *FINAL))}, got {known.get('name')!r}")
+    if known.get("report"):
+        checked({"rank": None, **known["report"]}, REPORT, f"{path}: report")
     for name in ("devices", "processes"):
         known[name] = tuple(known.get(name, ()))
     return State(**known), expected
@@ -125,8 +136,8 @@ def _read(folder: Path) -> tuple[State, dict[str, Any]]:
 def _lock_content(path: Path) -> dict[str, Any]:
     for _ in range(3):
         try:
-            return read_json(path, {})
-        except ValueError:
+            return {name: value for name, value in read_json(path, {}).items() if name in HOLDER and fits(value, HOLDER[name])}
+        except (ValueError, AttributeError):
             time.sleep(0.002)  # Its holder was writing it.
     return {}
 
