@@ -82,12 +82,16 @@ def build(recipe: FineTune | Pretrain, vocab_size: int, device: str = "cpu") -> 
     `vocab_size` is the tokenizer's. Errors: `ValueError` for a model that has fewer ids, or whose context is shorter than the
     recipe's, which of a builder's model is known only now.
     """
+    import torch
+
     from toolkit.recipes import fine_tune, pretrain
 
-    if isinstance(recipe, fine_tune.FineTune):
-        model = fine_tune.build(recipe, device)
-    else:
-        model = pretrain.build(recipe, vocab_size)
+    with torch.random.fork_rng(devices=()):  # a builder draws the same weights on every rank, and again in `load`
+        torch.random.default_generator.manual_seed(recipe.seed)
+        if isinstance(recipe, fine_tune.FineTune):
+            model = fine_tune.build(recipe, device)
+        else:
+            model = pretrain.build(recipe, vocab_size)
     config = getattr(model, "config", None)
     check_fits(recipe, getattr(config, "vocab_size", None), vocab_size)
     check_context(recipe, getattr(config, "max_position_embeddings", None), repr(recipe.model))
