@@ -167,7 +167,8 @@ class Follower:
         kind, step, data = event["kind"], event["step"], event["data"]
         self.seq, self._attempt = max(event["seq"], self.seq), max(event["attempt"], self._attempt)
         if kind == "metrics" and isinstance(step, int) and abs(step) < 1 << 53:
-            self._pace.append((event["time"], step))
+            if isinstance(event["time"], (int, float)) and math.isfinite(event["time"]):
+                self._pace.append((event["time"], step))
             for name, value in data.items():
                 self._add(name, step, NON_FINITE.get(value) if isinstance(value, str) else value)
         elif kind == "sample":
@@ -175,7 +176,9 @@ class Follower:
             self.samples.append({"step": step, **text})
             return True
         elif kind == "command":
-            self.commands.append({**data, "step": data.get("applied", step), "attempt": event["attempt"]})
+            applied = data.get("applied", step)
+            applied = applied if isinstance(applied, int) else step
+            self.commands.append({**data, "step": applied, "attempt": event["attempt"]})
             return True
         elif kind == "state" and step is not None:  # What an older attempt obeyed after this step did not come to be.
             kept = [one for one in self.commands if one["attempt"] >= event["attempt"] or (one["step"] or 0) <= step]

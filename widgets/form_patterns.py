@@ -24,6 +24,10 @@ Layers = tuple[tuple[str, ...], str]
 EXAMPLES = 3
 
 
+class _Uncounted(Exception):
+    """Why the layers of a model by name cannot be known yet, as the page says it."""
+
+
 def layers_of(model: Any) -> Layers:
     """The linear layers of a module, or of the model that a text names, as far as its configuration is on this machine.
 
@@ -65,20 +69,27 @@ def suggestions(layers: Layers) -> list[str]:
     return [name for name, _ in names.most_common(20)]
 
 
-@lru_cache(maxsize=32)
 def _named(name: str) -> Layers:
     try:
-        if places.is_builder(name):
-            return (), f"{harmless(name[:60])} is built by code: Form(value, model=...) counts in what it builds"
-        if places.gguf_source(name) is None and places.local_folder(name) is None and places.cached(name) is None:
-            return (), f"{harmless(name[:60])} is not on this machine yet: not counted"
-        config = inspect_model(name).config
+        return _found(name), ""
+    except _Uncounted as error:
+        return (), str(error)
     except (OSError, ValueError) as error:
         return (), harmless(f"not counted: {error}"[:200])
+
+
+@lru_cache(maxsize=32)
+def _found(name: str) -> tuple[str, ...]:
+    """The linear layers of a model by name. It raises rather than answers no: a cache must keep what was found alone."""
+    if places.is_builder(name):
+        raise _Uncounted(f"{harmless(name[:60])} is built by code: Form(value, model=...) counts in what it builds")
+    if places.gguf_source(name) is None and places.local_folder(name) is None and places.cached(name) is None:
+        raise _Uncounted(f"{harmless(name[:60])} is not on this machine yet: not counted")
+    config = inspect_model(name).config
     if config is None:
-        return (), f"{harmless(name[:60])} is computed by transformers: Form(value, model=...) counts in it"
+        raise _Uncounted(f"{harmless(name[:60])} is computed by transformers: Form(value, model=...) counts in it")
     shapes = tensor_shapes(config)
-    return tuple(key.removesuffix(".weight") for key, shape in shapes.items() if len(shape) == 2 and "embed" not in key), ""
+    return tuple(key.removesuffix(".weight") for key, shape in shapes.items() if len(shape) == 2 and "embed" not in key)
 
 
 def _linear_paths(model: Any) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from toolkit.runs.files import open_plain
 from toolkit.runs.series import PAIR, series_path
 
 __all__ = ["ACROSS_RANKS", "RankSeries"]
@@ -84,8 +85,8 @@ class RankSeries:
         """Read what was appended; False where a file has become shorter."""
         for rank, path in enumerate(self._paths):
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            except OSError:  # this rank has not written yet, or no such rank ever will
+                descriptor = open_plain(path)
+            except OSError:  # this rank has not written yet, no such rank ever will, or it is no file
                 continue
             try:
                 size = os.fstat(descriptor).st_size // PAIR * PAIR

@@ -50,6 +50,11 @@ class Answers:
             self._answer("add", lambda: self._monitor.add(Run.attach(str(message.get("id")), self._root())))
         elif kind == "leave":
             self._followed.pop(str(message.get("page")), None)
+            self._monitor.gone_from(str(message.get("page")))
+        elif kind == "hello":
+            if message.get("page") is not None:
+                self._monitor.shown_on(str(message["page"])[:40])
+            self._monitor.send({"kind": "here"})
         elif (one := self._named(message.get("run"))) is not None:
             self._about(one, str(kind), message)
 

@@ -53,25 +53,32 @@ PAST = {"pause": "paused", "resume": "resumed", "checkpoint": "checkpoint", "sto
 def status(run_id: str, state: State, follower: Follower, now: float) -> dict[str, Any]:
     """State, step, times and the commands that fit; `now` in seconds since 1970."""
     pace = follower.seconds_per_step() if state.name == "running" else None
-    step = max(state.step or 0, 0 if state.final else follower.step(state.attempt))
-    progress = min(1.0, step / state.total_steps) if state.total_steps else None
-    rest = None if pace is None or not state.total_steps else max(0, state.total_steps - step) * pace
+    total = _whole(state.total_steps)
+    step = max(_whole(state.step) or 0, 0 if state.final else follower.step(state.attempt))
+    progress = min(1.0, step / total) if total else None
+    rest = None if pace is None or not total else max(0, total - step) * pace
     end = state.since if state.final else now
+    known = all(isinstance(moment, (int, float)) and math.isfinite(moment) for moment in (state.started, end))
     allowed = [name for name in COMMANDS.get(state.name, ()) if name in UNCONTROLLED or state.controls]
     return {
         "id": harmless(run_id, 100),
         "state": state.name,
         "final": state.final,
         "step": step,
-        "total": state.total_steps,
+        "total": total,
         "progress": progress,
         "left": None if rest is None else round(rest),
-        "elapsed": round(max(0.0, end - state.started)) if state.started else None,
+        "elapsed": round(max(0.0, end - state.started)) if known and state.started else None,
         "attempt": state.attempt,
         "message": harmless(state.message, 300),
         "allowed": allowed,
         "summary": f"Run {state.name}{_tenths(progress)}",
     }
+
+
+def _whole(number: object) -> int | None:
+    """A count of steps as a file says it, None for what is none."""
+    return number if isinstance(number, int) and 0 < number < 1 << 53 else None
 
 
 def _tenths(progress: float | None) -> str:
@@ -90,12 +97,18 @@ def details(state: State, follower: Follower, logs: Callable[[int], str]) -> dic
     }
 
 
+def no_details(headline: str) -> dict[str, Any]:
+    """What `details` gives of a run whose folder cannot be told, with the reason in the place of a failure."""
+    failure = {"headline": headline, "remedy": "", "traceback": "", "tails": []}
+    return {"samples": [], "sample_steps": [], "marks": [], "failure": failure}
+
+
 def sent_commands(sent: Iterable[Mapping[str, Any]], follower: Follower, own: Container[int]) -> list[dict[str, Any]]:
     """The commands to the present attempt, each with where it stands: waiting, in force since a step, or refused.
 
     `sent`: lines of control.jsonl; `own`: the numbers of those that this monitor sent.
     """
-    answers = {one.get("n"): one for one in follower.commands}
+    answers = {one["n"]: one for one in follower.commands if isinstance(one.get("n"), int)}
     found = []
     for line in list(sent)[-MOST_COMMANDS:]:
         answer = answers.get(line["n"])
@@ -157,7 +170,7 @@ def _mark(command: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _failure(state: State, logs: Callable[[int], str]) -> dict[str, Any]:
-    report = state.report or {}
+    report = state.report if isinstance(state.report, dict) else {}
     rank = report.get("rank")
     cause = (
         f"was killed by {report['signal']}"
@@ -172,7 +185,8 @@ def _failure(state: State, logs: Callable[[int], str]) -> dict[str, Any]:
     if cause and rank is not None:
         headline = f"Rank {rank} {cause}" if cause.startswith(("was", "ended")) else f"Rank {rank}: {cause}"
     likely = f"; likely {report['likely']}" if report.get("likely") else ""
-    tails = report.get("tails") or {"0": logs(0)}
+    tails = report.get("tails")
+    tails = tails if isinstance(tails, dict) and tails else {"0": logs(0)}
     return {
         "headline": harmless(f"{headline}{likely}", 600),
         "remedy": harmless(report.get("remedy") or "", 600),
@@ -212,8 +226,8 @@ def compared(differences: Iterable[Mapping[str, Any]], tables: list[list[list[st
 
 def summary(state: State, groups: list[dict[str, Any]], follower: Follower) -> str:
     """The run in two or three sentences."""
-    of = f" of {state.total_steps}" if state.total_steps else ""
-    parts = [f"Run {state.name}, step {state.step or 0}{of}."]
+    total = _whole(state.total_steps)
+    parts = [f"Run {harmless(state.name, 20)}, step {_whole(state.step) or 0}{f' of {total}' if total else ''}."]
     parts += [
         f"{title}: {first} at first, {last} at the latest, lowest {low}."
         for title, first, last, low, _ in rows(groups[:1], follower)

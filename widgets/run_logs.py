@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from toolkit.runs.files import open_plain
 from widgets.view import harmless
 
 __all__ = ["Page", "log_path", "read_page"]
@@ -74,7 +75,7 @@ def _backwards(path: Path, limit: int) -> Iterator[bytes]:
     Of a line longer than 8 blocks only the ends are kept, so that memory stays bounded.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = open_plain(path)
     except OSError:
         return
     try:

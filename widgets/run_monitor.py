@@ -24,7 +24,7 @@ from widgets import run_facts
 from widgets.recipe_diff import differences, short_names
 from widgets.run_answers import Answers
 from widgets.twin import Twin, picture, twin_html
-from widgets.view import module, style
+from widgets.view import harmless, module, style
 from widgets.watched_run import WatchedRun
 
 __all__ = ["RunMonitor"]
@@ -37,7 +37,7 @@ KEEP_EVERY = 10.0
 """Seconds between two updates of what a saved notebook holds."""
 MOST_RUNS = 8
 _newest: WeakValueDictionary[tuple[Path, ...], RunMonitor] = WeakValueDictionary()
-"""Of the monitors of the same runs the one made last; a cell that is run again leaves the others behind, which then rest."""
+"""Of the monitors of the same runs the one made last; a cell that is run again leaves the others behind, which then sleep."""
 
 
 class RunMonitor(anywidget.AnyWidget):
@@ -45,7 +45,8 @@ class RunMonitor(anywidget.AnyWidget):
 
     Several runs lie over one another in the charts, and the fields in which their recipes differ stand in a table. The
     monitor follows the folders until `close()` is called: a run that is over may be resumed by anyone. Beside the live
-    view a static picture, table and text are displayed, which a saved notebook keeps.
+    view a static picture, table and text are displayed, which a saved notebook keeps. Once there is a newer monitor of the
+    same runs, one that no page shows does nothing until a page shows it again.
 
     Raises FileNotFoundError for what is not a run, ValueError for none or for more than 8.
 
@@ -65,7 +66,8 @@ class RunMonitor(anywidget.AnyWidget):
     """{"seq", "points"}: a thin copy of the series for a view without a kernel; messages carry the rest."""
 
     def __init__(self, *runs: Run | str | Path | Iterable[Run | str | Path]) -> None:
-        self._closing, self._wake, self._shell = threading.Event(), threading.Event(), get_ipython()
+        self._guard, self._awake, self._closed = threading.RLock(), False, False  # first: a failure below ends in `close`
+        self._ending, self._wake, self._shell = threading.Event(), threading.Event(), get_ipython()
         given = [one for some in runs for one in ([some] if isinstance(some, (Run, str, Path)) else some)]
         found = {run.folder: run for run in map(_run, given)}
         if not 1 <= len(found) <= MOST_RUNS:
@@ -75,17 +77,17 @@ class RunMonitor(anywidget.AnyWidget):
         self._answers = Answers(self)
         self._sent = 0
         self._twin = Twin()
-        self._guard = threading.RLock()
         self._kept, self._published, self._opened = 0.0, False, False
+        self._pages: set[str] = set()
         super().__init__()
         self.on_msg(self._receive)
         self._look()
         self._opened = True
         self._keep()
-        _newest[self._place] = self
-        threading.Thread(target=self._watch, name=f"monitor of {self.run.id}", daemon=True).start()
-        if self._shell is not None:
-            self._shell.events.register("post_run_cell", self._after_cell)
+        older, _newest[self._place] = _newest.get(self._place), self
+        self._rise()
+        if older is not None:
+            older.left_behind()
 
     @property
     def run(self) -> Run:
@@ -96,6 +98,7 @@ class RunMonitor(anywidget.AnyWidget):
         """Lay one more run over the others. Raises ValueError where there are 8 already."""
         added = _run(run)
         with self._guard:
+            self._be_awake()
             if any(one.run.folder == added.folder for one in self.watched):
                 return
             if len(self.watched) >= MOST_RUNS:
@@ -106,12 +109,52 @@ class RunMonitor(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Stop following and remove the live view; the runs go on."""
-        self._closing.set()
-        self._wake.set()
-        if self._shell is not None:
-            with suppress(ValueError):
-                self._shell.events.unregister("post_run_cell", self._after_cell)
+        with self._guard:
+            self._closed = True
+            self._sleep()
         super().close()
+
+    def _rise(self) -> None:
+        """Follow the folders from now on."""
+        with self._guard:
+            if self._awake or self._closed:
+                return
+            self._awake, self._ending = True, threading.Event()
+            threading.Thread(target=self._watch, args=(self._ending,), name=f"monitor of {self.run.id}", daemon=True).start()
+            if self._shell is not None:
+                self._shell.events.register("post_run_cell", self._after_cell)
+
+    def _sleep(self) -> None:
+        """Let the thread end and every cell pass, and keep no numbers."""
+        with self._guard:
+            if not self._awake:
+                return
+            self._awake = False
+            self._ending.set()
+            self._wake.set()
+            if self._shell is not None:
+                with suppress(ValueError):
+                    self._shell.events.unregister("post_run_cell", self._after_cell)
+            for one in self.watched:
+                one.follower.forget()
+
+    def left_behind(self) -> None:
+        """There is a newer monitor of the same runs: sleep, and ask whether a page still shows this one, which wakes it."""
+        with self._guard:
+            self._pages.clear()
+            self._sleep()
+        if not self._closed:
+            self.send({"kind": "who"})
+
+    def shown_on(self, page: str) -> None:
+        """A page shows this monitor."""
+        self._pages.add(page)
+
+    def gone_from(self, page: str) -> None:
+        """A page shows this monitor no longer."""
+        self._pages.discard(page)
+        if not self._pages and _newest.get(self._place) is not self:
+            self._sleep()
 
     def look(self) -> None:
         """Look at the folders now, not only when it is time."""
@@ -131,6 +174,7 @@ class RunMonitor(anywidget.AnyWidget):
         data, metadata = self._repr_mimebundle_() or ({}, {})
         display(data, metadata=metadata, raw=True)
         with self._guard:
+            self._be_awake()
             self._twin.show(*self._static())
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -139,24 +183,37 @@ class RunMonitor(anywidget.AnyWidget):
             found[0]["text/plain"] = f"RunMonitor({', '.join(repr(one.run.id) for one in self.watched)})"
         return found
 
-    def _watch(self) -> None:
+    def _be_awake(self) -> None:
+        if not self._awake and not self._closed:
+            self._look()
+            self._rise()
+
+    def _watch(self, ending: threading.Event) -> None:
         """Look at the folders: soon while things happen, seldom while nothing does or looking is dear."""
         pause, was_over = QUICK, False
         while True:
             self._wake.wait(pause)
-            if self._closing.is_set():
+            if ending.is_set():
                 return
             self._wake.clear()
             began, moved, over, spent = time.monotonic(), False, False, 0.0
-            with suppress(OSError):  # of a folder that is being removed, or a machine that does not answer: look again
+            try:
                 moved = self._look()
                 spent = time.monotonic() - began
                 over = all(one["final"] for one in self.status["runs"]) and not moved
                 if over != was_over or (not over and began - self._kept > KEEP_EVERY):
                     self._keep()
                 was_over = over
+            except OSError:  # of a folder that is being removed, or a machine that does not answer: look again
+                pass
+            except Exception as error:  # a thread that ended would tell nobody: the page says it, and it looks again
+                self._tell(f"what the folder holds cannot be shown: {type(error).__name__}: {error}")
             rests = over or _newest.get(self._place) is not self
             pause = RESTING if rests else min(SLOW, max(QUICK if moved else pause * 1.3, 4 * spent))
+
+    def _tell(self, trouble: str) -> None:
+        message = {"message": harmless(trouble, 300)}
+        self._set("status", {"runs": [one | message for one in self.status.get("runs", ())]})
 
     def _look(self) -> bool:
         """Read what is new and send it to the page; whether anything was new."""
@@ -198,6 +255,8 @@ class RunMonitor(anywidget.AnyWidget):
     def _receive(self, _: Any, message: Any, buffers: Any) -> None:
         if isinstance(message, dict):
             with self._guard:
+                if message.get("kind") != "leave":
+                    self._be_awake()
                 self._answers.receive(message)
 
     def _keep(self) -> None:

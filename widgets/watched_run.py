@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.runs import Run, read_commands
+from toolkit.runs import Run, State, read_commands
 from toolkit.runs.files import read_json
 from widgets import run_facts
 from widgets.follow import MOST_POINTS, Follower, Piece, Points
 from widgets.rank_series import ACROSS_RANKS, Band, RankSeries
-from widgets.view import thin
+from widgets.view import harmless, thin
 
 __all__ = ["WatchedRun"]
 
 MOST_CHECKPOINTS = 200
 GONE = "its folder is gone: nothing more can be read, and nothing asked of it"
+UNSHOWN = "what its folder holds cannot be shown: {}: {}"
 
 
 class WatchedRun:
@@ -48,7 +49,7 @@ class WatchedRun:
         """
         try:
             piece, trouble = self._read(), ""
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a folder may hold anything, and this is no reason to stop looking
             why = error.strerror if isinstance(error, OSError) else type(error).__name__
             trouble = f"its folder cannot be read now: {why}"
             piece = Piece(self.follower.seq, self.follower.seq)
@@ -111,7 +112,15 @@ class WatchedRun:
         return {f"{self.key}:{name}": pair for name, pair in points.items()}
 
     def status(self) -> dict[str, Any]:
-        """State, step, times and the commands that fit."""
+        """State, step, times and the commands that fit; where the folder holds what cannot be told, that."""
+        try:
+            return self._status()
+        except Exception as error:  # a folder may hold anything: the other runs of the view are shown still
+            shown = State(name=str(self.state.name))
+            found = run_facts.status(self.run.id, shown, Follower(self.run.folder), time.time()) | {"key": self.key}
+            return found | {"allowed": [], "message": UNSHOWN.format(type(error).__name__, harmless(error, 200))}
+
+    def _status(self) -> dict[str, Any]:
         found = run_facts.status(self.run.id, self.state, self.follower, time.time()) | {"key": self.key}
         if self.gone:
             return found | {"state": "gone", "final": True, "allowed": [], "message": GONE, "summary": f"Run gone: {GONE}"}
@@ -125,7 +134,14 @@ class WatchedRun:
         return found | {"processes": self.processes}
 
     def details(self) -> dict[str, Any]:
-        """Samples, marks, failure, commands, checkpoints."""
+        """Samples, marks, failure, commands, checkpoints; of what cannot be told nothing."""
+        try:
+            return self._details()
+        except Exception as error:
+            headline = UNSHOWN.format(type(error).__name__, harmless(error, 200))
+            return run_facts.no_details(headline) | {"commands": [], "checkpoints": []}
+
+    def _details(self) -> dict[str, Any]:
         found = run_facts.details(self.state, self.follower, self.run.logs)
         found["commands"] = run_facts.sent_commands(self.commands(), self.follower, self.own)
         found["checkpoints"] = [] if self.gone else self.checkpoints()
@@ -151,7 +167,7 @@ class WatchedRun:
 
     def _listed(self) -> list[dict[str, Any]]:
         found = [
-            {"step": step, "bytes": _size(path), "loss": _number(metrics.get("eval_loss"))}
+            {"step": step, "bytes": _size(path), "loss": _number(metrics.get("eval_loss") if isinstance(metrics, dict) else None)}
             for step, path, metrics in self.run.checkpoints()[-MOST_CHECKPOINTS:]
         ]
         best = min((one["loss"] for one in found if one["loss"] is not None), default=None)
@@ -164,12 +180,13 @@ class WatchedRun:
         try:
             launched = self.run.launched
             found = {"type": "function"} | read_json(self.run.folder / "recipe.json", {})
-        except (OSError, ValueError):
+        except (OSError, TypeError, ValueError):
             return {}
         if launched.get("arguments"):
             found["arguments"] = launched["arguments"]
-        self._recipe = found | {"processes": launched.get("processes", 1)}
-        return self._recipe
+        found |= {"processes": launched.get("processes", 1)}
+        self._recipe = found
+        return found
 
     @property
     def rank_step(self) -> int:
@@ -192,7 +209,8 @@ class WatchedRun:
         ]
 
     def _processes(self) -> int:
-        found = self.run.launched.get("processes", 1)
+        launched = self.run.launched
+        found = launched.get("processes", 1) if isinstance(launched, dict) else 1
         return found if isinstance(found, int) and 1 <= found <= 4096 else 1
 
     def _rank_series(self) -> dict[str, RankSeries]:

@@ -24,6 +24,11 @@ def make_hostile(folder: Path) -> None:
     events.write("sample", {"prompt": "<svg onload=window.hacked=1>", "text": sample[:300]}, step=39)
     events.write("command", {"n": 1, "command": "set", "name": "<u>lr</u>", "value": "</script>", "applied": 20}, step=20)
     EventWriter(folder, 1, 1).write("metrics", {"step_seconds": float("nan"), "memory_bytes": -1e308}, step=1)
+    wrong = ('"x"', "metrics", '{"loss":1}'), ("NaN", "metrics", '{"loss":[1]}'), ("1", "command", '{"n":[1],"applied":{}}')
+    with open(folder / "events-0.jsonl", "a") as file:
+        for at, (moment, kind, data) in enumerate(wrong):
+            line = f'"seq":{1000 + at},"time":{moment},"attempt":1,"rank":0,"step":39,"kind":"{kind}","data":{data}'
+            file.write(f"{{{line}}}\n")
     begin_attempt(folder, 1)
     send(folder, "set", name="<u>lr</u>", value="</script>\x1b[31m")
     toy.make_checkpoint(folder, 20, float("nan"))

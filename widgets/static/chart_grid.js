@@ -6,7 +6,7 @@
 
 import { chart } from "./chart.js";
 import { allSteps, extent, spliced } from "./chart_math.js";
-import { element, quantity, show, write } from "./view.js";
+import { element, quantity, sendTo, show, write } from "./view.js";
 
 const FINER_AFTER = 150;
 const ZOOM_STEP = 2;
@@ -77,7 +77,7 @@ export function chartGrid(model, { page, say }) {
     zoom = wanted === null || all === null || wanted[1] - wanted[0] >= all[1] - all[0] ? null : [Math.max(all[0], wanted[0]), Math.min(all[1], Math.max(wanted[0] + 1, wanted[1]))];
     if (zoom === null) fine = null;
     clearTimeout(timer);
-    if (zoom !== null) timer = setTimeout(() => model.send({ kind: "range", run: data.runs[0]?.key, first: zoom[0], last: zoom[1], page }), FINER_AFTER);
+    if (zoom !== null) timer = setTimeout(() => sendTo(model, { kind: "range", run: data.runs[0]?.key, first: zoom[0], last: zoom[1], page }), FINER_AFTER);
     redraw();
     say(zoom === null ? "All steps" : `Steps ${zoom[0]} to ${zoom[1]}`);
   };

@@ -1,6 +1,6 @@
 /* The head of a monitor: which run, its state, progress and time left, and the commands that fit. */
 
-import { button, duration, element, show, write } from "./view.js";
+import { button, duration, element, sendTo, show, write } from "./view.js";
 
 const TONES = {
   running: "active", starting: "active", pausing: "waiting", paused: "waiting", stopping: "waiting",
@@ -16,11 +16,11 @@ export function toneOf(state) {
   return TONES[state] ?? "";
 }
 
-/** Name, badge, buttons; the bar; step, time left and such. draw(status) shows one run. */
-export function makeTop(commands) {
+/** Name, badge, `buttons`; the bar; step, time left and such. draw(status) shows one run. */
+export function makeTop(buttons) {
   const badge = element("span", { class: "sb-monitor-badge" });
   const name = element("span", { class: "sb-monitor-name" });
-  const actions = element("div", { class: "sb-monitor-actions", role: "group", "aria-label": "Commands" }, ...commands.buttons);
+  const actions = element("div", { class: "sb-monitor-actions", role: "group", "aria-label": "Commands" }, ...buttons);
   const fill = element("i", {});
   const bar = element("div", { class: "sb-monitor-bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 }, fill);
   const facts = element("p", { class: "sb-monitor-facts" });
@@ -88,12 +88,12 @@ export function makeCommands(model, speaker, chosen) {
     if (text && !lasting) timer = setTimeout(() => tell(""), NOTICE);
   };
   const send = (name, more = {}) => {
-    model.send({ kind: "command", run: chosen().key, name, ...more });
+    if (!sendTo(model, { kind: "command", run: chosen().key, name, ...more })) return;
     clearTimeout(timer);
     timer = setTimeout(() => tell(`${name}: sent; it takes effect when the kernel is done with the running cell.`), PATIENCE);
   };
   const receive = (message) => message.kind === "answer" && tell(message.text);
-  let silent = false;
+  let silent = ""; // why no kernel answers
   const can = (name) => !silent && chosen().allowed.includes(name);
   const pause = button("Pause", "p", () => send(can("resume") ? "resume" : "pause"));
   const checkpoint = button("Checkpoint now", "c", () => send("checkpoint"));
@@ -106,10 +106,10 @@ export function makeCommands(model, speaker, chosen) {
     pause, checkpoint, stop, restart, notice, send, can, tell,
     settings: settings.node,
     buttons: [pause.node, checkpoint.node, stop.node, kill.node, restart.node],
-    /** Fit the buttons to the state; `now`: no kernel answers, so nothing can be asked, and what is shown is of the past. */
-    draw(now) {
-      if (silent !== now) tell(now ? `No news from the kernel since ${new Date().toLocaleTimeString()}: run the cell again to go on.` : "");
-      silent = now;
+    /** Fit the buttons to the state; `why` no kernel answers, if none does: nothing can be asked, what is shown is of the past. */
+    draw(why) {
+      if (silent !== why) tell(why);
+      silent = why;
       pause.set({ label: can("resume") ? "Resume" : "Pause", enabled: can("pause") || can("resume"), title: "Hold the run after the next step, or let it go on." });
       checkpoint.set({ enabled: can("checkpoint"), title: "Save a checkpoint after the next step." });
       stop.set({ enabled: can("stop"), title: "Save a checkpoint and end the run." });

@@ -1,7 +1,7 @@
 /* Several runs in one monitor: who is who, who is shown, which one is steered, what differs, and adding another. */
 
 import { toneOf } from "./run_header.js";
-import { compact, duration, element, show, table, write } from "./view.js";
+import { compact, duration, element, sendTo, show, table, write } from "./view.js";
 
 /** `told` is called when the choice changes; `beside` stands at the end of the row. Returns { node, runs(), chosen(), draw(status, details, series), end }. */
 export function makeLegend(model, beside, told) {
@@ -61,10 +61,10 @@ export function makeLegend(model, beside, told) {
   let asking = false;
   add.addEventListener("click", () => {
     asking = true;
-    model.send({ kind: "choices" });
+    sendTo(model, { kind: "choices" });
   });
   choices.addEventListener("change", () => {
-    if (choices.value) model.send({ kind: "add", id: choices.value });
+    if (choices.value) sendTo(model, { kind: "add", id: choices.value });
     show(choices, false);
     add.focus();
   });

@@ -1,6 +1,6 @@
 /* Ranks and logs: asked of the kernel only while they are looked at, and kept up to date by it for so long. */
 
-import { element, quantity, show, write } from "./view.js";
+import { element, quantity, sendTo, show, write } from "./view.js";
 
 const SEARCH_AFTER = 300;
 
@@ -19,7 +19,7 @@ export function makeLogs(model, page, chosen) {
     clearTimeout(timer);
     if (!open) return;
     asked = JSON.stringify(wanted());
-    model.send(wanted());
+    sendTo(model, wanted());
   };
   const receive = (message) => {
     if (message.kind !== "logs" || message.page !== `${page}-logs` || message.words !== words.value || message.run !== chosen().key) return;
@@ -55,8 +55,8 @@ export function makeLogs(model, page, chosen) {
       ask();
     },
     close() {
+      if (open) sendTo(model, { kind: "leave", page: `${page}-logs` });
       open = false;
-      model.send({ kind: "leave", page: `${page}-logs` });
     },
     end() {
       clearTimeout(timer);
@@ -74,7 +74,7 @@ export function makeRanks(model, page, chosen) {
   const ask = () => {
     if (!open) return;
     asked = chosen().key;
-    model.send({ kind: "ranks", run: asked, page: `${page}-ranks` });
+    sendTo(model, { kind: "ranks", run: asked, page: `${page}-ranks` });
   };
   const bar = (value, most) => {
     const fill = element("i", {});
@@ -114,8 +114,8 @@ export function makeRanks(model, page, chosen) {
       ask();
     },
     close() {
+      if (open) sendTo(model, { kind: "leave", page: `${page}-ranks` });
       open = false;
-      model.send({ kind: "leave", page: `${page}-ranks` });
     },
     end: () => model.off("msg:custom", receive),
   };

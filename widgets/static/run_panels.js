@@ -2,7 +2,7 @@
 
 import { allSteps, evenly } from "./chart_math.js";
 import { sureButton } from "./run_header.js";
-import { element, quantity, show, table, write } from "./view.js";
+import { element, quantity, sendTo, show, table, write } from "./view.js";
 
 const TABLE_ROWS = 12;
 
@@ -86,7 +86,7 @@ export function makeSamples(model, chosen) {
   slider.addEventListener("input", () => {
     const step = steps[Number(slider.value)];
     wanted = Number(slider.value) === steps.length - 1 ? null : step;
-    if (!known.has(`${run}:${step}`)) model.send({ kind: "samples", run, step });
+    if (!known.has(`${run}:${step}`)) sendTo(model, { kind: "samples", run, step });
     drawTexts();
   });
   const receive = (message) => {

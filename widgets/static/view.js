@@ -206,7 +206,7 @@ export function followSeries(model, changed) {
     if ([...series.values()].some(([steps]) => steps.length > MOST_POINTS)) ask();
     changed();
   };
-  const ask = () => model.send({ kind: "since", seq: 0 });
+  const ask = () => sendTo(model, { kind: "since", seq: 0 });
   const stored = () => model.get("series").seq > here && replace(model.get("series"));
   model.on("msg:custom", receive);
   model.on("change:series", stored);
@@ -223,7 +223,7 @@ export function followSeries(model, changed) {
 
 /** Tell when the kernel falls silent and when it speaks again; `isDue()` says whether news is due. Returns a function that ends it.
  *
- * After a restart of the kernel a view stays on the page: what it shows must then not pass for the present.
+ * A kernel may be there and send nothing: what is shown must then not pass for the present.
  */
 export function followNews(model, event, isDue, tell) {
   let timer = null;
@@ -234,12 +234,10 @@ export function followNews(model, event, isDue, tell) {
     tell(false);
   };
   model.on(event, heard);
-  model.on("comm_live_update", lost);
   heard();
   return () => {
     clearTimeout(timer);
     model.off(event, heard);
-    model.off("comm_live_update", lost);
   };
 }
 
