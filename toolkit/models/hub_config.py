@@ -32,6 +32,11 @@ _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
 # Field of the value -> name in the hub's dictionary.
 _LLAMA3 = {"low_frequency_factor": "low_freq_factor", "high_frequency_factor": "high_freq_factor"}
 _LONG = {"short_factors": "short_factor", "long_factors": "long_factor"}
+_YARN = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
+_CONTEXTS = ("max_position_embeddings", "original_max_position_embeddings")
+_INTEGERS = (*_SIZES, *_CONTEXTS, "num_key_value_heads", "head_dim", "sliding_window", "max_window_layers")
+_NUMBERS = ("rms_norm_eps", "initializer_range", "rope_theta", "partial_rotary_factor", "factor", *_LLAMA3.values(), *_YARN)
+_LISTS = {"layer_types": str, **dict.fromkeys(_LONG.values(), (int, float))}
 
 
 def from_hub(data: dict[str, Any], *, where: str = "config.json") -> TransformerConfig:
@@ -49,55 +54,75 @@ def from_hub(data: dict[str, Any], *, where: str = "config.json") -> Transformer
     data = {**_COMMON, **_DEFAULTS[family], **data}
     for name, allowed in _REQUIRED.items():
         if data.get(name) is not None and data[name] not in allowed:
-            raise ValueError(f"{where}: {name}={data[name]!r} is not supported, only {allowed[0]!r}")
+            raise ValueError(f"{where}: {name}={data[name]!r:.60} is not supported, only {allowed[0]!r}")
     missing = [name for name in _SIZES if data.get(name) is None]
     if missing:
         raise ValueError(f"{where}: {', '.join(missing)} missing")
-    heads = data["num_attention_heads"]
-    rope = _rope(data, where)
-    window, layer_types = _windows(data, family, where)
-    bias = bool(data.get("attention_bias", False))
     try:
-        return TransformerConfig(
-            **{name: data[name] for name in _SIZES},
-            num_key_value_heads=data.get("num_key_value_heads") or heads,
-            head_dim=data.get("head_dim") or data["hidden_size"] // heads,
-            max_position_embeddings=data["max_position_embeddings"],
-            rms_norm_eps=data["rms_norm_eps"],
-            rope_theta=float(rope.get("rope_theta") or 10000.0),
-            rope_scaling=_scaling(rope, data, where),
-            tie_word_embeddings=bool(data["tie_word_embeddings"]),
-            query_key_value_bias=family == "qwen2" or bias,
-            output_bias=bias and family != "qwen2",
-            mlp_bias=family == "llama" and bool(data.get("mlp_bias", False)),
-            query_key_norm=family == "qwen3",
-            sliding_window=window,
-            layer_types=layer_types,
-            initializer_range=data["initializer_range"],
-        )
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+        return _config(data, family)
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _rope(data: dict[str, Any], where: str) -> dict[str, Any]:
+def _config(data: dict[str, Any], family: str) -> TransformerConfig:
+    _check_kinds(data)
+    heads = data["num_attention_heads"]
+    rope = _rope(data)
+    window, layer_types = _windows(data, family)
+    bias = bool(data.get("attention_bias", False))
+    return TransformerConfig(
+        **{name: data[name] for name in _SIZES},
+        num_key_value_heads=data.get("num_key_value_heads") or heads,
+        head_dim=data.get("head_dim") or data["hidden_size"] // (heads or 1),
+        max_position_embeddings=data["max_position_embeddings"],
+        rms_norm_eps=data["rms_norm_eps"],
+        rope_theta=float(rope.get("rope_theta") or 10000.0),
+        rope_scaling=_scaling(rope, data),
+        tie_word_embeddings=bool(data["tie_word_embeddings"]),
+        query_key_value_bias=family == "qwen2" or bias,
+        output_bias=bias and family != "qwen2",
+        mlp_bias=family == "llama" and bool(data.get("mlp_bias", False)),
+        query_key_norm=family == "qwen3",
+        sliding_window=window,
+        layer_types=layer_types,
+        initializer_range=data["initializer_range"],
+    )
+
+
+def _check_kinds(values: dict[str, Any]) -> None:
+    """Raise ValueError, naming the key, for a value of another kind than its name stands for; None counts as left out."""
+    for name, value in values.items():
+        if name in _INTEGERS and type(value) not in (int, type(None)):
+            raise ValueError(f"{name}={value!r:.60} must be a whole number")
+        if name in _NUMBERS and type(value) not in (int, float, type(None)):
+            raise ValueError(f"{name}={value!r:.60} must be a number")
+        if name in _LISTS and value is not None:
+            if not isinstance(value, list) or not all(isinstance(one, _LISTS[name]) for one in value):
+                raise ValueError(f"{name} must be a list of {'words' if _LISTS[name] is str else 'numbers'}")
+
+
+def _rope(data: dict[str, Any]) -> dict[str, Any]:
     """The rotary settings as one dictionary, `rope_theta` included, whichever way they were spelled."""
-    rope = data.get("rope_scaling") or data.get("rope_parameters") or {}
-    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
-        raise ValueError(f"{where}: rotary settings that differ from layer to layer are not supported")
-    theta = rope.get("rope_theta") or data.get("rope_theta") or (data.get("rope_parameters") or {}).get("rope_theta")
+    found = [data.get(name) or {} for name in ("rope_scaling", "rope_parameters")]
+    for one in found:
+        if not isinstance(one, dict) or any(isinstance(value, dict) for value in one.values()):
+            raise ValueError("rotary settings that differ from layer to layer are not supported")
+        _check_kinds(one)
+    rope = found[0] or found[1]
+    theta = rope.get("rope_theta") or data.get("rope_theta") or found[1].get("rope_theta")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError(f"{where}: partial_rotary_factor={rope['partial_rotary_factor']} is not supported, only 1.0")
+        raise ValueError(f"partial_rotary_factor={rope['partial_rotary_factor']} is not supported, only 1.0")
     return {**rope, "rope_theta": theta}
 
 
-def _scaling(rope: dict[str, Any], data: dict[str, Any], where: str) -> RopeScaling | None:
+def _scaling(rope: dict[str, Any], data: dict[str, Any]) -> RopeScaling | None:
     kind = rope.get("rope_type", rope.get("type", "default"))
     context = data.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
     context = context or data["max_position_embeddings"]
     given = {name: value for name, value in rope.items() if value is not None}
     if kind in ("linear", "dynamic", "llama3", "yarn") and "factor" not in given:
         if kind != "yarn":
-            raise ValueError(f"{where}: rotary scaling {kind!r} without a factor")
+            raise ValueError(f"rotary scaling {kind!r} without a factor")
         given["factor"] = data["max_position_embeddings"] / context
     factor = float(given.get("factor", 1.0))
     match kind:
@@ -111,8 +136,7 @@ def _scaling(rope: dict[str, Any], data: dict[str, Any], where: str) -> RopeScal
             named = {field: float(given[name]) for field, name in _LLAMA3.items() if name in given}
             return Llama3Rope(factor=factor, original_context=context, **named)
         case "yarn":
-            names = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
-            named = {name: float(given[name]) for name in names if name in given}
+            named = {name: float(given[name]) for name in _YARN if name in given}
             return YarnRope(factor=factor, original_context=context, truncate=bool(given.get("truncate", True)), **named)
         case "longrope":
             named = {field: tuple(map(float, given.get(name, ()))) for field, name in _LONG.items()}
@@ -120,10 +144,10 @@ def _scaling(rope: dict[str, Any], data: dict[str, Any], where: str) -> RopeScal
             return LongRope(
                 factor=max(factor, 1.0), original_context=context, attention_factor=given.get("attention_factor"), **named
             )
-    raise ValueError(f"{where}: rotary scaling {kind!r} is not supported, only default, linear, dynamic, llama3, yarn, longrope")
+    raise ValueError(f"rotary scaling {kind!r} is not supported, only default, linear, dynamic, llama3, yarn, longrope")
 
 
-def _windows(data: dict[str, Any], family: str, where: str) -> tuple[int | None, tuple[LayerType, ...] | None]:
+def _windows(data: dict[str, Any], family: str) -> tuple[int | None, tuple[LayerType, ...] | None]:
     """Size of the window, and which blocks have it where not all do."""
     window = data.get("sliding_window")
     if family == "llama" or window is None:
@@ -131,17 +155,18 @@ def _windows(data: dict[str, Any], family: str, where: str) -> tuple[int | None,
     kinds: list[LayerType] | None = data.get("layer_types")
     if family == "mistral":
         if kinds and "full_attention" in kinds:
-            raise ValueError(f"{where}: layer_types of a mistral model must all be 'sliding_attention' beside sliding_window")
+            raise ValueError("layer_types of a mistral model must all be 'sliding_attention' beside sliding_window")
         return window, None
     if not data.get("use_sliding_window", False):
         return None, None
     layers = data["num_hidden_layers"]
     if kinds is None:
-        first = data.get("max_window_layers", 28)
+        first = data.get("max_window_layers")
+        first = 28 if first is None else first
         kinds = ["sliding_attention" if layer >= first else "full_attention" for layer in range(layers)]
     strange = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
     if strange:
-        raise ValueError(f"{where}: layer_types names {strange[0]!r}, only full_attention and sliding_attention are supported")
+        raise ValueError(f"layer_types names {strange[0]!r}, only full_attention and sliding_attention are supported")
     if "sliding_attention" not in kinds:
         return None, None
     return window, tuple(kinds) if "full_attention" in kinds else None
@@ -220,8 +245,7 @@ def _rope_to_hub(scaling: RopeScaling | None) -> dict[str, Any]:
             data: dict[str, Any] = {name: getattr(scaling, field) for field, name in _LLAMA3.items()}
             kind = "llama3"
         case YarnRope():
-            names = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
-            data = {name: getattr(scaling, name) for name in names if getattr(scaling, name)}
+            data = {name: getattr(scaling, name) for name in _YARN if getattr(scaling, name)}
             data["truncate"] = scaling.truncate
             kind = "yarn"
         case LongRope():

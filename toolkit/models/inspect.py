@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -170,6 +171,8 @@ def native_config(data: Mapping[str, Any], folder: Path | str) -> TransformerCon
     Raises ValueError for a model_type that neither has, and for one that needs `transformers` where it is not installed.
     """
     family, where = data.get("model_type"), f"{folder}/config.json"
+    if family is not None and not isinstance(family, str):
+        raise ValueError(f"{where}: model_type={family!r:.60} must be a word")
     if family in ARCHITECTURES:
         return from_hub(dict(data), where=where)
     ours = ", ".join(ARCHITECTURES)
@@ -178,7 +181,7 @@ def native_config(data: Mapping[str, Any], folder: Path | str) -> TransformerCon
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
         raise ValueError(f"{where}: model_type {family!r} is not one of {ours}; pip install transformers to train it")
-    if not (Path(spec.origin).parent / "models" / str(family).replace("-", "_")).is_dir():
+    if not (Path(spec.origin).parent / "models" / family.replace("-", "_")).is_dir():
         from transformers import CONFIG_MAPPING
 
         if family not in CONFIG_MAPPING:
@@ -227,8 +230,11 @@ def _product(shape: tuple[int, ...]) -> int:
 def _find_builder(name: str) -> None:
     """ValueError unless the module can be found and, as far as its source tells, has the function. Nothing of it is run."""
     module, _, function = name.partition(":")
+    top, *inner = module.split(".")
     try:
-        spec = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(top)
+        for part in inner:  # one by one, since finding "package.module" at once would run the package's __init__.py
+            spec = spec and PathFinder.find_spec(part, list(spec.submodule_search_locations or []))
     except (ImportError, ValueError) as error:
         raise ValueError(f"the model builder {name!r} cannot be imported: {error}") from None
     if spec is None:
