@@ -1,4 +1,4 @@
-"""The colours of the widgets, measured: contrast on their grounds, and series told apart without ordinary colour vision.
+"""The colours of the widgets, measured: contrast on their grounds, and series and runs told apart without ordinary colour vision.
 
 Source: A Physiologically-based Model for Simulation of Color Vision Deficiency, Machado et al., 2009, matrices of severity 1;
 distances in OKLab, Ottosson 2020; contrast as in WCAG 2.2, 1.4.3 and 1.4.11.
@@ -26,14 +26,21 @@ TO_CONES = np.array(
 TO_LAB = np.array(
     [[0.21045426, 0.79361779, -0.00407205], [1.97799850, -2.42859221, 0.45059371], [0.02590404, 0.78277177, -0.80867577]]
 )
-STYLE = Path(view.__file__).with_name("static") / "view.css"
+STATIC = Path(view.__file__).with_name("static")
+APART = 13
+"""Least distance of two colours that stand for two things."""
+MANY = {"series": 5, "run": 8}
+"""How many colours there are for the lines of one run, and for runs."""
 TEXTS = ("text", "muted", "accent", "mark", "good", "warn", "bad")
 
 
 def colors(theme: str) -> dict[str, str]:
-    """The variables of one theme."""
-    light, dark = re.findall(r"\{([^}]*--sb-surface:[^}]*)\}", STYLE.read_text())
-    return dict(re.findall(r"--sb-([\w-]+): (#\w{6});", light if theme == "light" else dark))
+    """The variables of one theme: those of every widget, and the runs' of the monitor."""
+    found = {}
+    for file, first in (("view.css", "surface"), ("run_monitor.css", "run-1")):
+        light, dark = re.findall(rf"\{{([^}}]*--sb-{first}:[^}}]*)\}}", (STATIC / file).read_text())
+        found |= re.findall(r"--sb-([\w-]+): (#\w{6});", light if theme == "light" else dark)
+    return found
 
 
 def linear(color: str) -> np.ndarray:
@@ -59,11 +66,12 @@ def seen(color: str, vision: str) -> np.ndarray:
 
 @pytest.mark.parametrize("vision", VISIONS)
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_series_are_told_apart(theme: str, vision: str) -> None:
-    series = {name: color for name, color in colors(theme).items() if name.startswith("series-")}
-    assert len(series) == 5
-    for (one, a), (other, b) in itertools.combinations(series.items(), 2):
-        assert np.linalg.norm(seen(a, vision) - seen(b, vision)) >= 13, f"{one} and {other}"
+@pytest.mark.parametrize("kind", MANY)
+def test_series_and_runs_are_told_apart(kind: str, theme: str, vision: str) -> None:
+    lines = {name: color for name, color in colors(theme).items() if name.startswith(f"{kind}-")}
+    assert len(lines) == MANY[kind]
+    for (one, a), (other, b) in itertools.combinations(lines.items(), 2):
+        assert np.linalg.norm(seen(a, vision) - seen(b, vision)) >= APART, f"{one} and {other}"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -72,7 +80,7 @@ def test_colours_stand_out_from_their_ground(theme: str) -> None:
     for ground in ("surface", "sunken"):
         for name in TEXTS:
             assert contrast(found[name], found[ground]) >= 4.5, f"{name} on {ground}"
-        for name in (name for name in found if name.startswith("series-") or name == "edge"):
+        for name in (name for name in found if name.startswith(("series-", "run-")) or name == "edge"):
             assert contrast(found[name], found[ground]) >= (3 if ground == "surface" else 2.9), f"{name} on {ground}"
 
 
