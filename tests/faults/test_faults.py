@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,11 @@ import psutil
 import pytest
 
 from tests.faults import work
-from tests.faults.test_launch import LIMIT, ONE, failure, processes, running, until
+from tests.faults.test_launch import LIMIT, ONE, TWO, failure, processes, running, until
 from toolkit.checkpoint import newest, read_state
 from toolkit.launch import Local, launch
 from toolkit.launch.leftovers import end, leftovers
-from toolkit.runs import Run, RunFailed, RunInactive, pulse
+from toolkit.runs import Run, RunFailed, RunInactive, pulse, runs
 from toolkit.runs.reserve import NAME as RESERVE
 
 HERE = Path(__file__).parents[2]
@@ -106,6 +107,23 @@ def test_too_little_memory_is_named(tmp_path: Path) -> None:
     for remedy in ("micro_rows", "dp_shard", "bfloat16"):
         assert remedy in report["remedy"]
     assert "in eat" in report["traceback"]
+
+
+def test_a_vanished_folder_ends_its_run_and_is_told(tmp_path: Path) -> None:
+    """Its supervisor and workers are gone within 15 s, and whoever looks for the run is told."""
+    run = launch(work.wait_for_ever, on=TWO, root=tmp_path)
+    pids = running(run).processes
+    assert len(pids) == 3 and set(pids[1:]) <= set(processes(run))
+    until(lambda: shutil.rmtree(run.folder, ignore_errors=True) or not run.folder.exists(), 5)  # The heartbeat writes in it.
+    until(lambda: not any(map(psutil.pid_exists, pids)) and not processes(run), 15)
+    assert not run.folder.exists() and leftovers(tmp_path) == [] and runs(tmp_path) == []
+    with pytest.raises(FileNotFoundError, match=f"no run '{run.id}'"):
+        Run.attach(run.id, tmp_path)
+    assert (run.state.name, run.state.message) == ("lost", "its folder is gone, and all that was in it")
+    with pytest.raises(RunFailed, match="was removed or moved while it went on"):
+        run.wait()
+    with pytest.raises(RunInactive, match="it obeys no command any more$"):
+        run.stop()
 
 
 @contextmanager

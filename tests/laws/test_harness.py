@@ -27,6 +27,8 @@ def test_laws_and_parity_share_a_budget():
     assert spent.exceeded() == []
     spent.seconds["parity"] += 20
     assert spent.exceeded() == ["tests/laws took 250 s: more than its 4 minutes"]
+    spent.soak = True
+    assert spent.exceeded() == []
 
 
 def test_a_leftover_of_a_run_is_seen_and_others_are_not():
