@@ -1,5 +1,6 @@
 """Laws of weights and tokenizers on their way in and out, and of the folders that keep them."""
 
+import contextlib
 import json
 import shutil
 import threading
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.laws.test_models import SHAPES, built, every_shape
-from toolkit.models import Tokenizer, Transformer, load_model, load_tokenizer, model_files, resolve_dtype, save_model
+from toolkit.models import Tokenizer, Transformer, load_model, load_tokenizer, model_files, resolve_dtype, save_model, saving
 from toolkit.models.storage import build_once, remove_unused, verify
 
 
@@ -42,6 +43,23 @@ def test_a_second_save_leaves_nothing_of_the_first(tmp_path):
     }
     again = load_model(str(tmp_path), dtype="float64").state_dict()
     assert torch.equal(again["model.norm.weight"], built(SHAPES["llama"], seed=2).model.norm.weight)
+
+
+@pytest.mark.parametrize("moves", range(4))
+def test_a_save_that_ends_while_files_move_leaves_no_mixture(moves, tmp_path, monkeypatch):
+    save_model(built(SHAPES["llama"], seed=1), tmp_path)
+    left = iter(range(moves))
+
+    def replace(old: Path, new: Path) -> None:
+        if new.parent == tmp_path and next(left, None) is None:
+            raise KeyboardInterrupt
+        old.rename(new)
+
+    monkeypatch.setattr(saving.os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt) if moves < 3 else contextlib.nullcontext():
+        save_model(built(SHAPES["llama"], seed=2), tmp_path)
+    with pytest.raises(ValueError, match=r"has no config\.json") if moves < 3 else contextlib.nullcontext():
+        load_model(str(tmp_path))
 
 
 def test_a_changed_model_is_not_saved(tmp_path):
