@@ -85,7 +85,7 @@ MODEL = ["--model", "model", "--context", "32", "--batch-tokens", "64"]
 ROWS = [*MODEL, "--data", "JsonLines(path='rows.jsonl')"]
 BAD: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "unknown model": (nothing, ["--model", "smollm-135m"], "unknown model 'smollm-135m' (did you mean 'smollm2-135m'?)"),
-    "unknown folder": (nothing, ["--model", "./modell"], "unknown model './modell'"),
+    "unknown folder": (nothing, ["--model", "./absent"], "unknown model './absent'"),
     "unknown hub model": (nothing, ["--model", "nobody/nothing"], "the hub model 'nobody/nothing' cannot be fetched"),
     "unknown builder": (nothing, ["--model", "no.such:thing", "--tokenizer", "bytes"], "'no.such:thing' cannot be imported"),
     "truncated weights": (

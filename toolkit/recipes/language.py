@@ -87,7 +87,7 @@ def build(recipe: FineTune | Pretrain, vocab_size: int, device: str = "cpu") -> 
     from toolkit.recipes import fine_tune, pretrain
 
     with torch.random.fork_rng(devices=()):  # a builder draws the same weights on every rank, and again in `load`
-        torch.random.default_generator.manual_seed(recipe.seed)
+        torch.default_generator.manual_seed(recipe.seed)
         if isinstance(recipe, fine_tune.FineTune):
             model = fine_tune.build(recipe, device)
         else:
