@@ -13,13 +13,14 @@ import pytest
 import toolkit.launch
 from tests.laws.command_line import Json, command
 from toolkit.cli import main, recipes
-from toolkit.cli.answers import duration, printable, program, size
+from toolkit.cli.answers import duration, printable, program
 from toolkit.cli.follow import Watch
 from toolkit.cli.main import COMMANDS, parser_for
 from toolkit.cli.recipes import kebab
 from toolkit.parallel import Plan
 from toolkit.recipes import FineTune
 from toolkit.runs import Run
+from toolkit.runs.amounts import size
 from toolkit.values import dump_root
 
 COMPLAINTS = {

@@ -1,5 +1,6 @@
 """`runs`: the list, one run looked into, and commands that reach it."""
 
+import io
 import json
 import sys
 import threading
@@ -125,26 +126,58 @@ def test_time_left_is_told_from_the_mean_pace() -> None:
     assert watch.seconds_left(20) is None
 
 
-def test_tail_follows_a_live_log_to_its_end(tmp_path: Path, capsys: Any) -> None:
+class Said(io.StringIO):
+    """What a command prints, for another thread to wait for."""
+
+    def waits_for(self, text: str) -> bool:
+        """Whether `text` is printed within a minute."""
+        until = time.monotonic() + 60
+        while text not in self.getvalue() and time.monotonic() < until:
+            time.sleep(0.005)
+        return text in self.getvalue()
+
+
+def test_tail_follows_a_live_log_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     folder = write_run(tmp_path, "talks")
     log = folder / "rank-0.log"
-    log.write_text("before\n")
-    over = threading.Event()
+    log.write_text("before\nhalf a li")
+    said, alive = Said(), threading.Event()
+    monkeypatch.setattr(sys, "stdout", said)
 
     def live() -> None:
+        """Each line is finished, and another begun, once what is before it was printed."""
         with living(folder), log.open("a") as file:
-            over.wait(5)
-            for text in ("half a li", "ne\n", "told \x1b[2J and the rest"):
+            alive.set()
+            for printed, text in (("before\n", "ne\ntold \x1b[2J"), ("half a line\n", " and the rest")):
+                assert said.waits_for(printed)
                 file.write(text)
                 file.flush()
-                time.sleep(0.1)
 
     thread = threading.Thread(target=live)
     thread.start()
-    threading.Timer(0.2, over.set).start()
-    while Run(folder).state.final:
-        time.sleep(0.01)
-    status, out, _ = command("runs", "tail", "talks", "--follow", "--root", str(tmp_path), capsys=capsys)
+    assert alive.wait(60)
+    status = command("runs", "tail", "talks", "--follow", "--root", str(tmp_path), capsys=capsys)[0]
     thread.join()
     assert status == 0
-    assert out == "before\nhalf a line\ntold \\x1b[2J and the rest\n"
+    assert said.getvalue() == "before\nhalf a line\ntold \\x1b[2J and the rest\n"
+
+
+def test_tail_follows_a_busy_log_and_says_each_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    folder = write_run(tmp_path, "busy")
+    log = folder / "rank-0.log"
+    log.touch()
+    said, alive, lines = Said(), threading.Event(), "".join(f"line {number}\n" for number in range(2000))
+    monkeypatch.setattr(sys, "stdout", said)
+    monkeypatch.setattr("toolkit.cli.tail.POLL_SECONDS", 0.001)
+
+    def live() -> None:
+        with living(folder), log.open("a", buffering=1) as file:
+            alive.set()
+            file.writelines(lines.splitlines(keepends=True))
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    assert alive.wait(60)
+    command("runs", "tail", "busy", "-f", "-n", "3000", "--root", str(tmp_path), capsys=capsys)
+    thread.join()
+    assert said.getvalue() == lines

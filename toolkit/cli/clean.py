@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from toolkit.clean import Candidate, Choice, remove, survey
-from toolkit.cli.answers import BadInput, print_json, print_table, program, size
+from toolkit.cli.answers import BadInput, print_json, print_table, program
 from toolkit.launch.leftovers import end, leftovers
+from toolkit.runs.amounts import size
 from toolkit.runs.listing import age
 from toolkit.runs.state import FINAL
 

@@ -35,7 +35,7 @@ class Recipe:
     @property
     def type(self) -> type:
         """The class; importing it takes seconds."""
-        with waiting("reading the recipes"):
+        with Waiting("reading the recipes"):
             return _classes()[self.name]
 
 
@@ -49,7 +49,7 @@ def recipes() -> dict[str, Recipe]:
             return {kebab(found["name"]): _recipe(found) for found in stored["recipes"]}
     except (OSError, ValueError, KeyError, TypeError):
         pass  # It is made anew.
-    with waiting("reading the recipes (once)"):
+    with Waiting("reading the recipes (once)"):
         from toolkit.values import spec
 
         made = [
@@ -68,8 +68,8 @@ def kebab(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
 
 
-class waiting:
-    """Say on a terminal what takes so long, while the block runs. `with waiting("reading the recipes"): ...`"""
+class Waiting:
+    """Say on a terminal what takes so long, while the block runs. `with Waiting("reading the recipes"): ...`"""
 
     def __init__(self, what: str) -> None:
         self._what, self._status = what, None

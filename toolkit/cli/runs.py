@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toolkit.cli import clean, compare, watch
+from toolkit.cli import clean, compare, tail, watch
 from toolkit.cli.answers import NoRun, json_help, print_json, print_table, printable
 from toolkit.cli.follow import ENDED, follow, how_to
 from toolkit.cli.parser import completes, nearest
@@ -28,7 +28,6 @@ COMMANDS = {
 }
 LISTED = ("run", "state", "work", "folder", *(name for name in State.__dataclass_fields__ if name != "name"))
 SHOWN = (*LISTED, "metrics", "checkpoints")
-TAILED = ("run", "rank", "lines")
 TOLD = ("run", "command", "n")
 
 
@@ -48,10 +47,7 @@ def fill(parser: argparse.ArgumentParser) -> None:
     add("show", "state, newest metrics and checkpoints of a run", SHOWN, _show)
     watching = add("watch", "live charts of a run until it ends; keys steer it", ENDED, _watch)
     watching.add_argument("--plain", action="store_true", help="one progress line instead of charts")
-    tail = add("tail", "last lines that a rank printed", TAILED, _tail)
-    tail.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="number of lines (default: 50)")
-    tail.add_argument("-f", "--follow", action="store_true", help="go on with what it prints from now on, until it ends")
-    tail.add_argument("--rank", default="0", help='number of the rank, or "supervisor" (default: 0)')
+    tail.fill(add("tail", "last lines that a rank printed", tail.KEYS, tail.tail))
     stop = add("stop", "end a run after the next step and keep its work", TOLD, _stop, "live")
     stop.add_argument("--no-save", action="store_true", help="without a checkpoint")
     stop.add_argument("--now", action="store_true", help="at once; what is in no checkpoint is lost")
@@ -154,42 +150,6 @@ def _show(run: Run, chosen: argparse.Namespace) -> int:
 
 def _watch(run: Run, chosen: argparse.Namespace) -> int:
     return follow(run, as_json=chosen.json, show=None if chosen.plain else watch.show)
-
-
-def _tail(run: Run, chosen: argparse.Namespace) -> int:
-    if chosen.rank != "supervisor" and not chosen.rank.isdecimal():
-        raise ValueError(f'--rank: expected a number or "supervisor", got {chosen.rank}')
-    if chosen.lines < 0:
-        raise ValueError(f"--lines: expected a number of lines, got {chosen.lines}")
-    log = run.folder / ("supervisor.log" if chosen.rank == "supervisor" else f"rank-{int(chosen.rank)}.log")
-    if not log.is_file():
-        there = sorted(path.stem.removeprefix("rank-") for path in run.folder.glob("*.log"))
-        raise ValueError(f"--rank {chosen.rank}: run {run.id} has no such log; there are: {', '.join(there) or 'none'}")
-    end = log.stat().st_size
-    text = run.logs(chosen.rank, lines=chosen.lines) if chosen.lines else ""
-    if chosen.json:
-        print_json({"run": run.id, "rank": chosen.rank, "lines": text.splitlines()})
-    elif text:
-        print(printable(text))
-    if chosen.follow:
-        _follow(run, log, end, chosen)
-    return 0
-
-
-def _follow(run: Run, log: Path, end: int, chosen: argparse.Namespace) -> None:
-    """Print what a log gets, whole lines, until the run is over."""
-    over, rest = False, b""
-    with log.open("rb") as file:
-        file.seek(end)
-        while not over:
-            over = not run.alive  # Before the last look: what it wrote until then is seen.
-            *lines, rest = (rest + file.read()).split(b"\n")
-            found = [line.decode(errors="replace") for line in [*lines, *([rest] if over and rest else [])]]
-            if found and chosen.json:
-                print_json({"run": run.id, "rank": chosen.rank, "lines": found})
-            elif found:
-                print(printable("\n".join(found)), flush=True)
-            time.sleep(0 if over else 0.2)
 
 
 def _sent(run: Run, chosen: argparse.Namespace, command: str, number: int) -> int:

@@ -11,9 +11,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from toolkit.cli.answers import size
 from toolkit.doctor.finding import Finding
 from toolkit.doctor.places import LITTLE_SHM, room
+from toolkit.launch.memory import memory as memory_now
+from toolkit.runs.amounts import size
 
 LITTLE_MEMORY = 2 << 30
 FEW_FILES = 1024
@@ -43,14 +44,11 @@ def cores() -> Finding:
 
 def memory() -> Finding:
     """Memory that is free for a training now, under the limit of a container too."""
-    import psutil
-
-    found = psutil.virtual_memory()
-    limit = _number(Path("/sys/fs/cgroup/memory.max"))
-    used = _number(Path("/sys/fs/cgroup/memory.current"))
-    free = found.available if limit is None else min(found.available, limit - (used or 0))
-    text = f"{size(free)} free of {size(min(found.total, limit or found.total))}"
-    enough = free >= LITTLE_MEMORY
+    found = memory_now()
+    if found is None:
+        return Finding(group="machine", name="memory", state="ok", found="this system does not say how much is free")
+    text = f"{size(found.available)} free of {size(found.total)}"
+    enough = found.available >= LITTLE_MEMORY
     remedy = "" if enough else "end other programs: two workers take about 1 GiB before they hold a model"
     return Finding(group="machine", name="memory", state="ok" if enough else "note", found=text, remedy=remedy)
 
@@ -112,13 +110,6 @@ def _share() -> float | None:
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
     except (OSError, ValueError):
         return None
 

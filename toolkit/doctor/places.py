@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from toolkit.cli.answers import size
 from toolkit.doctor.finding import Finding
+from toolkit.runs.amounts import size
 from toolkit.runs.files import is_locked, take_lock
 from toolkit.runs.roots import root_of, state_folder
 
