@@ -41,11 +41,14 @@ MISSING = _Missing()
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong at one place: `path` leads there through the draft, `place` names it, `reason` is one line."""
+    """What is wrong at one place."""
 
     path: Path
+    """Leads there through the draft."""
     place: str
+    """Names it: `$.adapters["*"].rank`."""
     reason: str
+    """One line."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.reason}"
@@ -53,10 +56,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes drafts of values of a shape; `kept` takes what is too long for a page, by key."""
+    """Writes drafts of values of a shape."""
 
     shape: Shape
+    """The type of the values."""
     kept: Kept
+    """Takes what is too long for a page, by key."""
 
     def draft(self, value: Any, field: Field) -> Draft:
         """Draft of a value of `field`."""
@@ -133,8 +138,11 @@ class Reader:
     """Reads drafts of a shape; the classes themselves judge, as everywhere. Nothing that a draft holds makes it raise."""
 
     shape: Shape
+    """The type of the values."""
     kept: Kept
+    """Holds what was too long for a page, by key."""
     problems: list[Problem] = with_default(default_factory=list)
+    """What is wrong with the drafts that were read."""
     patterns: list[tuple[Path, tuple[str, ...], str | None]] = with_default(default_factory=list)
     """Of every `Sites` met: its path, its patterns, and the text of the nearest field `model` around it."""
 

@@ -27,10 +27,12 @@ KINDS = {"none": "None", "bool": "yes or no", "int": "whole number", "float": "n
 
 @dataclass(frozen=True)
 class Shape:
-    """The type of a form's value, and the classes from notebook cells that it offers, by the type beside which they stand."""
+    """What a form offers."""
 
     field: Field
+    """The type of its value."""
     also: Mapping[Any, tuple[type, ...]]
+    """Classes from notebook cells, by the type beside which they stand."""
 
     def options(self, field: Field) -> tuple[Field, ...]:
         """What may stand at `field`: the members of a union, then notebook classes; the field alone if it is no choice."""

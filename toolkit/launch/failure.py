@@ -68,6 +68,7 @@ class Ended:
     """How one worker ended."""
 
     rank: int
+    """Which worker."""
     code: int
     """Exit code, or minus the signal's number."""
     time: float

@@ -95,8 +95,11 @@ class Watch:
     silence: float | None
     """Seconds without a move after which a rank is asked what it does; None: never."""
     moves: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """What each rank had done at the last look, in figures that change when it moves."""
     still: dict[int, float] = field(default_factory=dict)
+    """Seconds for which each rank has not moved."""
     looked: float = field(default_factory=time.monotonic)
+    """When the last look was, on the machine's monotonic clock."""
 
     def look(self, pids: Mapping[int, int]) -> list[int]:
         """The ranks of `pids` (rank -> process) that have not moved for `silence` seconds; to be called every second or so."""

@@ -12,13 +12,18 @@ Reason = Literal["stop", "length", "cancelled"]
 
 @dataclass(slots=True)
 class Stream:
-    """Grows by `push`; `stop` are the texts that end it."""
+    """Grows by `push`."""
 
     tokenizer: Tokenizer
+    """Turns tokens into text."""
     stop: tuple[str, ...]
+    """Texts that end it."""
     tokens: list[int] = field(default_factory=list)
+    """Token ids so far."""
     log_probs: list[float] = field(default_factory=list)
+    """Of each token, in nats."""
     reason: Reason = "length"
+    """Why it ended; "length" while it has not."""
     spoken: int = 0
     """Characters that `push` has returned."""
     cut: int | None = None
