@@ -17,6 +17,7 @@ from toolkit.data.tables import (
     hub_builder,
     hub_rows,
     line_text,
+    lines_of,
     read_bytes,
     saved_columns,
     saved_text,
@@ -101,11 +102,10 @@ def _text_files(data: TextFiles) -> DataFacts:
 
 def _begins_as_text(path: Path, most: int) -> None:
     with _opened(path) as file:
-        begin = file.read(most)
+        begin, whole = file.read(most), not file.read(1)
     if begin.isspace():
         read_bytes(path)
-    whole = begin.rfind(b"\n") + 1 if len(begin) == most else len(begin)
-    decoded(begin[: whole or len(begin) - 3], path)
+    decoded(begin, path, whole=whole)
 
 
 def _json_lines(data: JsonLines) -> DataFacts:
@@ -116,7 +116,7 @@ def _json_lines(data: JsonLines) -> DataFacts:
     for path in paths if small else paths[:_FIRST_FILES]:
         seen = 0
         with _opened(path) as file:
-            for number, line in enumerate(file, 1):
+            for number, (_, line) in enumerate(lines_of(file, path), 1):
                 if not line.isspace():
                     line_text(line, lambda number=number: f"{path}, line {number}", convert)  # noqa: B023 (asked at once)
                     seen += 1

@@ -17,12 +17,11 @@ import numpy as np
 from toolkit.data.reading import Documents, digest, held_out_rows, shares
 from toolkit.data.rows import converter
 from toolkit.data.sources import Document, Hub, JsonLines, Text, TextFiles
-from toolkit.data.tables import decoded, files_of, hub_rows, line_number, line_text
+from toolkit.data.tables import decoded, files_of, hub_rows, line_number, line_text, lines_of
 
 BLOCK = 1 << 20  # bytes
 BLOCKS = 16  # of a piece
 _ROWS = 1 << 14  # of a piece of a hub set, at most
-_LINE = 64 << 20  # bytes of a line, at most: a longer one would not be read in constant memory
 
 Mark = dict[str, Any] | None
 """Where a piece begins: None for files, whose pieces are known beforehand."""
@@ -149,10 +148,7 @@ def _lines_of(block: Block) -> Iterator[tuple[int, bytes]]:
             file.seek(block.begin - 1)
             while (part := file.readline(1 << 16)) and not part.endswith(b"\n"):
                 pass
-        while (at := file.tell()) < block.end and (line := file.readline(_LINE)):
-            if len(line) == _LINE and not line.endswith(b"\n"):
-                raise ValueError(f"{block.path}: the line at byte {at} is longer than 64 MiB; a stream cannot hold it")
-            yield at, line
+        yield from lines_of(file, block.path, block.end)
 
 
 def _hub_piece(data: Hub, mark: Mark) -> tuple[list[Text], Mark]:

@@ -5,11 +5,12 @@ Only an index is held in memory (8 bytes a row), so a set may be larger than mem
 
 from __future__ import annotations
 
+import codecs
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Int
@@ -18,6 +19,8 @@ from toolkit.data.rows import as_chat, converter, of_messages, parse_line
 from toolkit.data.sources import SAVED_FILE, Document, Hub, JsonLines, Manual, Part, Saved, Text, TextFiles
 
 Numbers = Int[np.ndarray, "D"]
+LINE = 64 << 20
+"""Bytes of a line, at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,10 +85,10 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def decoded(data: bytes, path: Path, line: int = 1) -> str:
-    """UTF-8 text of a part of a file that begins at `line`."""
+def decoded(data: bytes, path: Path, line: int = 1, *, whole: bool = True) -> str:
+    """UTF-8 text of a part of a file that begins at `line`; one that is not `whole` may end within a character."""
     try:
-        return data.decode()
+        return codecs.utf_8_decode(data, "strict", whole)[0]
     except UnicodeDecodeError as error:
         line += data.count(b"\n", 0, error.start)
         raise ValueError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
@@ -194,16 +197,27 @@ def line_number(path: Path, offset: int) -> int:
     return number
 
 
+def lines_of(source: BinaryIO, path: Path, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """Each line from where the file stands, and where it begins, up to those that begin at byte `end`.
+
+    ValueError for one of more than 64 MiB: a file of another kind, without line breaks, may be larger than memory.
+    """
+    at = source.tell()
+    while (end is None or at < end) and (line := source.readline(LINE)):
+        if len(line) == LINE and not line.endswith(b"\n"):
+            raise ValueError(f"{path}: the line at byte {at} is longer than {LINE >> 20} MiB; divide it into shorter ones")
+        yield at, line
+        at += len(line)
+
+
 def _line_ends(path: Path) -> Iterator[int]:
     """Where each line that is not blank begins and ends, in turn."""
     try:
         with path.open("rb") as source:
-            at = 0
-            for line in source:
+            for at, line in lines_of(source, path):
                 if not line.isspace():
                     yield at
                     yield at + len(line)
-                at += len(line)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
 
