@@ -21,7 +21,7 @@ from toolkit.recipes.language import build
 from toolkit.recipes.preflight import preflight
 from toolkit.recipes.vocabulary import trained
 from toolkit.training import Muon
-from toolkit.training.flops import peak, work_of
+from toolkit.training.flops import peak, stated, work_of
 from toolkit.values import spec
 
 SHAPE = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
@@ -181,6 +181,13 @@ def test_peak_says_where_it_is_from() -> None:
     flops, source = peak(torch.device("cpu"), torch.float32)
     assert flops > 1e9
     assert source == "measured here with float32 matrix products"
+
+
+def test_a_gpu_is_known_by_whole_words_of_its_name() -> None:
+    assert stated("NVIDIA A100-SXM4-80GB") == stated("NVIDIA A100 80GB PCIe") == 312e12
+    found = {name: stated(f"NVIDIA {name}") for name in ("L4", "L40", "L40S", "H100 PCIe", "H200")}
+    assert found == {"L4": 121e12, "L40": 181e12, "L40S": 362e12, "H100 PCIe": 756e12, "H200": 989e12}
+    assert stated("NVIDIA RTX A1000") is stated("NVIDIA RTX A100X") is stated("NVIDIA L400") is None
 
 
 def test_other_models_are_counted_too() -> None:

@@ -11,6 +11,7 @@ Shapes: O rows and I columns of a matrix, T tokens of a row, N tokens, K positio
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -27,14 +28,14 @@ GPUS = {
     **dict.fromkeys(("B200", "GB200"), 2250e12),
     **dict.fromkeys(("A100", "A800"), 312e12),
     "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
+    **dict.fromkeys(("H100 NVL", "H200 NVL"), 835e12),
     "L40": 181e12,
     "L40S": 362e12,
     "L4": 121e12,
     "A10": 125e12,
     "A10G": 70e12,
 }
-"""Dense bfloat16 products a second that the makers state, by part of the device's name; the longest that fits counts."""
+"""Dense bfloat16 products a second that the makers state, by words of the device's name; the longest that fits counts."""
 SIDE = 768
 SECONDS = 0.1
 
@@ -95,11 +96,21 @@ def peak(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
     """
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         name = torch.cuda.get_device_name(device)
-        known = max((part for part in GPUS if part in name), key=len, default=None)
+        known = stated(name)
         if known is not None:
-            return GPUS[known], f"stated for {name}"
+            return known, f"stated for {name}"
     kind = str(dtype).removeprefix("torch.")
     return _measured(device, dtype, torch.get_num_threads()), f"measured here with {kind} matrix products"
+
+
+def stated(name: str) -> float | None:
+    """What the maker states for the GPU of this name, in FLOPs a second; None for one that is not listed.
+
+    >>> stated("NVIDIA A100-SXM4-80GB"), stated("NVIDIA RTX A1000")
+    (312000000000000.0, None)
+    """
+    known = max((words for words in GPUS if re.search(rf"\b{words}\b", name)), key=len, default=None)
+    return None if known is None else GPUS[known]
 
 
 @cache
