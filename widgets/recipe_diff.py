@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toolkit.runs.differences import differences as fields_that_differ
 from widgets.view import GAP, compact, harmless
 
-__all__ = ["differences", "flat", "short_names"]
+__all__ = ["differences", "short_names"]
 
 MOST_FIELDS = 60
 LONGEST = 160
@@ -22,30 +22,8 @@ def differences(recipes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Example:
         differences([{"lr": 0.1, "seed": 0}, {"lr": 0.2, "seed": 0}])  # [{"field": "lr", "values": ["0.1", "0.2"]}]
     """
-    columns = [dict(flat(recipe)) for recipe in recipes]
-    names = list(dict.fromkeys(name for column in columns for name in column))
-    rows = [(name, [column.get(name) for column in columns]) for name in names]
-    unlike = [(name, values) for name, values in rows if any(value != values[0] for value in values[1:])]
-    return [{"field": harmless(name, 120), "values": [_text(value) for value in values]} for name, values in unlike[:MOST_FIELDS]]
-
-
-def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, scalar) of everything in a recipe: `adapters["*.q_proj"]` is the class, `adapters["*.q_proj"].rank` its field."""
-    if isinstance(value, Mapping) and value:
-        is_value = "type" in value or not path
-        for name, item in value.items():
-            if is_value and name in ("type", "schema"):
-                if name == "type":
-                    yield path or "recipe", str(item)
-            elif is_value:
-                yield from flat(item, f"{path}.{name}" if path else str(name))
-            else:
-                yield from flat(item, f"{path}[{json.dumps(name)}]")
-    elif isinstance(value, (list, tuple)) and any(isinstance(item, (Mapping, list, tuple)) for item in value):
-        for index, item in enumerate(value):
-            yield from flat(item, f"{path}[{index}]")
-    else:
-        yield path, tuple(value) if isinstance(value, list) else value
+    unlike = list(fields_that_differ(recipes).items())[:MOST_FIELDS]
+    return [{"field": harmless(name, 120), "values": [_text(value) for value in values]} for name, values in unlike]
 
 
 def _text(value: Any) -> str:

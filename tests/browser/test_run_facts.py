@@ -18,11 +18,12 @@ from IPython.core.events import EventManager, available_events
 from tests.browser import toy
 from toolkit.runs import EventWriter, Run
 from toolkit.runs.control import begin_attempt
+from toolkit.runs.differences import flat
 from toolkit.runs.files import replace_json
 from toolkit.runs.series import series_path
 from widgets import RunMonitor
 from widgets.rank_series import RankSeries
-from widgets.recipe_diff import differences, flat, short_names
+from widgets.recipe_diff import differences, short_names
 from widgets.run_logs import LONGEST_LINE, MOST_LINES, read_page
 from widgets.watched_run import WatchedRun
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.laws.command_line import command, command_json, write_run
-from toolkit.cli.compare import KEYS, differences, first_difference, summary
+from toolkit.cli.compare import KEYS, first_difference, summary
+from toolkit.runs.differences import differences
 
 
 @pytest.fixture
@@ -49,7 +50,10 @@ def test_a_metric_that_no_run_has_is_named(root: Path, capsys: Any) -> None:
 
 
 def test_parts() -> None:
-    assert differences([{"a": [1, 2]}, {"a": [1, 3], "b": {}}]) == {"a": [[1, 2], [1, 3]], "b": [None, {}]}
+    assert differences([{"a": [1, 2]}, {"a": [1, 3], "b": {}}]) == {"a": [(1, 2), (1, 3)], "b": [None, {}]}
+    lora = {"type": "LoRA", "rank": 4}
+    one, other = ({"type": "FineTune", "adapters": {"*.q": lora, "*.v": {**lora, "rank": rank}}} for rank in (4, 8))
+    assert differences([one, other]) == {'adapters["*.v"].rank': [4, 8]}
     nan = float("nan")
     assert first_difference(([1, 2], [nan, 1.0]), ([1, 2], [nan, 1.0])) is None
     assert first_difference(([1, 2], [nan, 1.0]), ([2, 3], [1.5, 1.0])) == 2

@@ -10,6 +10,7 @@ from toolkit.cli.answers import BadInput, print_json, print_table, printable
 from toolkit.cli.chart import Curve, letters
 from toolkit.cli.parser import completes, nearest
 from toolkit.runs import Run
+from toolkit.runs.differences import differences
 from toolkit.runs.files import read_json
 
 KEYS = ("runs", "recipe", "metrics", "parts_at")
@@ -51,24 +52,6 @@ def _compare(chosen: argparse.Namespace) -> int:
         return 0
     _print(runs, differs, table, chosen.metric, drawn, part)
     return 0
-
-
-def differences(recipes: list[Any]) -> dict[str, list[Any]]:
-    """Path of each field in which the recipes are not all equal -> what each says there.
-
-    >>> differences([{"lr": 1, "plan": {"dp": 2}}, {"lr": 1, "plan": {"dp": 1}}])
-    {'plan.dp': [2, 1]}
-    """
-    flat = [dict(_leaves(recipe, "")) for recipe in recipes]
-    paths = list(dict.fromkeys(path for found in flat for path in found))
-    table = {path: [found.get(path) for found in flat] for path in paths}
-    return {path: values for path, values in table.items() if any(value != values[0] for value in values)}
-
-
-def _leaves(data: Any, path: str) -> list[tuple[str, Any]]:
-    if isinstance(data, dict) and data:
-        return [leaf for name, item in data.items() for leaf in _leaves(item, f"{path}.{name}" if path else str(name))]
-    return [(path, data)]
 
 
 def summary(name: str, curve: Curve | None) -> dict[str, float] | None:
