@@ -14,7 +14,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`kills`: (victim, phase) pairs; in a soak a chain of 20 for each victim, every phase four times."""
     if "kills" in metafunc.fixturenames:
         soak = metafunc.config.getoption("--soak")
-        chains = {victim: tuple((victim, phase) for phase in PHASES * 4) for victim in VICTIMS} if soak else {"mixed": SHORT}
+        chains = {victim: tuple((victim, phase) for phase in PHASES * 4) for victim in VICTIMS} if soak else SHORT
         metafunc.parametrize("kills", list(chains.values()), ids=[name.replace(" ", "") for name in chains])
 
 

@@ -16,7 +16,7 @@ def test_kills_at_any_moment_change_nothing(
 ) -> None:
     """SIGKILL to a worker, to rank 0, to the supervisor, to the kernel, in every phase; every loss is bit for bit the same.
 
-    On the way a setting is changed while the run is paused, and the run is resumed from before that step.
+    Where it is paused on the way, a setting is changed meanwhile, and the run is resumed from before that step.
     """
     seed = random.SystemRandom().randrange(1 << 32) if soak else 7
     one = chain.Chain(tmp_path, "chain", len(kills), seed)
@@ -39,9 +39,10 @@ def test_kills_at_any_moment_change_nothing(
         f"undisturbed: losses {same[0]}, last checkpoint {same[1]}"
     )
     assert same == (True, True)
-    rates = dict(zip(*(column.tolist() for column in run.metrics("lr")["lr"])))
-    held = one.settings[0]["step"]
-    assert rates[held + 1] / rates[held] == pytest.approx(5.0, rel=0.1)
+    if any(phase == "pause" for _, phase in kills):
+        rates = dict(zip(*(column.tolist() for column in run.metrics("lr")["lr"])))
+        held = one.settings[0]["step"]
+        assert rates[held + 1] / rates[held] == pytest.approx(5.0, rel=0.1)
     assert [e["data"] for e in run.events(kinds=("command",)) if "error" in e["data"]] == []
     the_model_comes_back(run)
 
