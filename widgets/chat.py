@@ -30,8 +30,8 @@ MOST_ALTERNATIVES = 8
 class Chat(anywidget.AnyWidget):
     """Talk to whoever is given: a name, a model, an `Engine`, a `Run`, `(run, step)`, or a mapping of names to these.
 
-    A running or paused run is asked for a checkpoint and answers as it is now. Models without a chat template continue a
-    text instead. `say(text)` does from a cell what the page does and waits for the answers.
+    A run without a step answers each message as it is then: one that goes on is asked for a checkpoint. Models without a
+    chat template continue a text instead. `say(text)` does from a cell what the page does and waits for the answers.
 
     Raises ValueError for nobody to talk to or a bare model without `tokenizer`.
 
@@ -131,7 +131,7 @@ class Chat(anywidget.AnyWidget):
     def _show(self) -> None:
         with self._guard:
             shown = {
-                "speakers": [{"name": harmless(one.name, 80), "state": one.state} for one in self.speakers],
+                "speakers": [{"name": harmless(one.shown, 120), "state": one.state} for one in self.speakers],
                 "turns": [for_page(turn) for turn in self._turns],
                 "busy": self._busy,
                 "mode": self.mode or "chat",
@@ -146,8 +146,7 @@ class Chat(anywidget.AnyWidget):
         """HTML and text of the static twin: the conversation as a table."""
         names = [harmless(one.name, 80) for one in self.speakers]
         rows = [
-            [harmless(turn["text"], 400), *(harmless(answer["text"], 2000) for answer in turn["answers"] if answer)]
-            for turn in self._turns
+            [harmless(turn["text"], 400), *(_with_step(answer) for answer in turn["answers"] if answer)] for turn in self._turns
         ]
         said = f"{len(rows)} turns with {', '.join(names)}"
         return twin_html("Chat", said, "", ["Said", *names], rows), f"Chat: {said}"
@@ -201,7 +200,7 @@ class Chat(anywidget.AnyWidget):
     def _answer_of(self, at: int, one: Speaker, turn: dict[str, Any], prefix: tuple[int, ...]) -> dict[str, Any]:
         one.state = "loading"
         self._show()
-        engine = one.engine()
+        engine = one.engine(newest=not prefix)  # what goes on from a token goes on with the model that wrote it
         one.state = "writing"
         self._show()
         prompt = [*self._prompt(engine.tokenizer, at, turn), *prefix]
@@ -230,6 +229,7 @@ class Chat(anywidget.AnyWidget):
             "text": engine.tokenizer.decode(prefix) + found.texts[0], "ids": ids, "prompt": prompt[: len(prompt) - len(prefix)],
             "tokens": token_pieces(engine.tokenizer, ids, scores.log_probs[0]), "reason": found.finish_reasons[0],
             "count": len(found.token_ids[0]), "rate": len(found.token_ids[0]) / max(seconds, 1e-9), "error": None,
+            "step": one.step,
         }  # fmt: skip
 
     def _prompt(self, tokenizer: Any, at: int, turn: dict[str, Any]) -> list[int]:
@@ -252,3 +252,9 @@ class Chat(anywidget.AnyWidget):
         prompt = [*answer["prompt"], *answer["ids"][:token]]
         (found,) = engine.score([prompt], [[answer["ids"][token]]], alternatives=MOST_ALTERNATIVES).alternatives[0]
         return [(harmless(engine.tokenizer.decode([id_], special=True), 80), math.exp(log_prob), id_) for id_, log_prob in found]
+
+
+def _with_step(answer: dict[str, Any]) -> str:
+    """An answer as the twin has it; that of a run, with the step at which it was given."""
+    step = "" if answer["step"] is None else f"step {answer['step']}: "
+    return f"{step}{harmless(answer['text'], 2000)}"

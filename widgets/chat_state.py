@@ -34,7 +34,8 @@ def has_template(tokenizer: Any) -> bool:
 
 def no_answer(error: str) -> dict[str, Any]:
     """What stands in place of an answer that did not come."""
-    return {"text": "", "ids": [], "prompt": [], "tokens": [], "reason": "failed", "count": 0, "rate": 0.0, "error": error}
+    nothing = {"text": "", "ids": [], "prompt": [], "tokens": [], "count": 0, "rate": 0.0, "step": None}
+    return nothing | {"reason": "failed", "error": error}
 
 
 def token_pieces(tokenizer: Any, ids: list[int], log_probs: list[float]) -> list[tuple[str, float]]:
@@ -51,7 +52,7 @@ def token_pieces(tokenizer: Any, ids: list[int], log_probs: list[float]) -> list
 
 def for_page(turn: dict[str, Any]) -> dict[str, Any]:
     """What the page is told of a turn; an answer that is not there yet is None."""
-    keep = ("tokens", "reason", "count", "error")
+    keep = ("tokens", "reason", "count", "error", "step")
     answers = [
         answer
         and {name: answer[name] for name in keep} | {"text": harmless(answer["text"], 20_000), "rate": round(answer["rate"], 1)}

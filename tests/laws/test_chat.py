@@ -1,13 +1,22 @@
 """What a chat says and keeps, with a small random model in the kernel; the page itself is in tests/browser."""
 
 import json
-import time
+import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.browser import toy
+from toolkit.data import TextFiles
+from toolkit.launch import InProcess, launch
 from toolkit.models import Transformer, TransformerConfig, load_tokenizer
+from toolkit.recipes import FineTune
+from toolkit.runs import Run
+from toolkit.runs.files import replace_json, take_lock
+from toolkit.runs.state import write_holder
 from toolkit.serve import Sampling
 from widgets.chat import Chat
 from widgets.chat_state import fit_to_save
@@ -70,10 +79,9 @@ def test_again_takes_the_next_seed_and_replaces_the_answer() -> None:
     assert len(talk.conversation) == 1 and talk.sampling.seed == 5 and talk.conversation[0]["answers"] != first
 
 
-def test_stop_ends_an_answer_and_keeps_what_it_has() -> None:
-    slow = model()
-    slow.register_forward_pre_hook(lambda *_: time.sleep(0.02))
-    talk = chat(slow, sampling=Sampling(max_tokens=60))
+def test_stop_ends_an_answer_and_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("widgets.chat.SPEAK_EVERY", 0.0)  # the page hears every token
+    talk = chat(sampling=Sampling(max_tokens=60))
     talk.observe(lambda change: change["new"] and talk.stop(), "live")
     talk.say("a")
     assert answer(talk)["reason"] == "cancelled" and 0 < answer(talk)["count"] < 60
@@ -91,6 +99,50 @@ def test_the_page_is_told_what_it_cannot_have(monkeypatch: pytest.MonkeyPatch) -
     assert len(told) == 3 and "temperature" in told[0] and "rank" in told[1]
     talk.say("x" * 70)
     assert "clear it and begin anew" in answer(talk)["error"] and talk.speakers[0].state == "failed"
+
+
+def test_a_run_answers_as_it_is_at_each_message(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("All that a model has to learn is here. " * 20)
+    recipe = FineTune(
+        model="tests.distributed.training_bodies:tiny", tokenizer="bytes", data=TextFiles(paths=(str(text),)), steps=1,
+        batch_tokens=32, context=16, eval_rows=1, lr=1.0,
+    )  # fmt: skip
+    run = launch(recipe, on=InProcess(devices="cpu"), root=tmp_path, name="one")
+    talk = Chat({"now": run, "then": (run, 1)}, sampling=Sampling(max_tokens=4), mode="continue")
+    talk.say("abc")
+    assert talk.talk["speakers"][0]["name"] == "now, step 1" and answer(talk)["step"] == 1
+    assert answer(talk)["ids"] == answer(talk, at=1)["ids"]
+    loaded = talk.speakers[0].engine()
+    talk.say("abc")
+    assert talk.speakers[0].engine() is loaded, "nothing moved, so nothing is loaded"
+    launch(replace(recipe, steps=2), on=InProcess(devices="cpu"), root=tmp_path, name="one", resume=True)
+    ask(talk, kind="branch", turn=1, speaker=0, token=1, id=7)
+    assert talk.speakers[0].engine() is loaded, "an answer is gone on with by the model that began it"
+    talk.say("abc")
+    assert [answer(talk, turn)["step"] for turn in range(3)] == [1, 1, 2]
+    assert [one["name"] for one in talk.talk["speakers"]] == ["now, step 2", "then"]
+    assert talk.speakers[0].engine() is not loaded
+    assert answer(talk, 2, at=1)["ids"] == answer(talk, 0, at=1)["ids"], "what has a step stays there"
+
+
+def test_a_run_that_writes_no_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its supervisor lives, and its work hangs."""
+    monkeypatch.setattr("widgets.speakers.PATIENCE", 0.2)
+    folder = tmp_path / "runs" / "one"
+    toy.make_folder(folder).close()
+    toy.make_checkpoint(folder, 3, 2.5)
+    lock = take_lock(folder / "lock")
+    assert lock is not None
+    try:
+        write_holder(lock, 1, keeper=True)
+        replace_json(folder / "state.json", {"name": "running", "attempt": 1, "step": 5, "controls": True})
+        talk = Chat(Run(folder))
+        talk.say("abc")
+    finally:
+        os.close(lock)
+    told = "RuntimeError: run one is running and did not write the checkpoint"
+    assert answer(talk)["error"].startswith(told) and 'Chat((run, "last"))' in answer(talk)["error"]
 
 
 def test_who_cannot_speak_is_named() -> None:

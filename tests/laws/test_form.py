@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -15,6 +16,7 @@ from tests.laws.test_notebook_classes import CELL
 from tests.laws.test_values import TYPES, strategy_for
 from toolkit.adapters import LoRA
 from toolkit.fields import field_of
+from toolkit.models import Transformer, TransformerConfig, save_model
 from toolkit.recipes import FineTune
 from toolkit.values import Sites, check, dump_root, parse, source
 from widgets import Form
@@ -24,6 +26,10 @@ from widgets.form_schema import schema, shape_of
 
 quick = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 SAVED_LIMIT = 200_000
+TINY = {
+    "vocab_size": 32, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1,
+    "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 32, "tie_word_embeddings": True,
+}  # fmt: skip
 
 
 def tell(form: Form, path: list[str | int], node: Any, n: int = 1) -> None:
@@ -150,6 +156,13 @@ def test_patterns_are_counted_by_the_rule_of_the_host() -> None:
     form = Form(FineTune(adapters={"*": LoRA()}), model=model)
     assert form.verdict["counts"] == [[["adapters", "of", "0"], counts(["*"], layers_of(model))]]
     assert len(layers_of("smollm2-135m")[0]) == 210
+
+
+def test_a_model_that_comes_later_is_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    assert layers_of(str(folder))[0] == () and layers_of(str(folder))[1]
+    save_model(Transformer(TransformerConfig(**TINY)), folder)
+    assert len(layers_of(str(folder))[0]) == 7
 
 
 def test_a_secret_is_no_field() -> None:

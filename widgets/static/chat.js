@@ -144,7 +144,7 @@ function drawAnswer(model, name, answer, live, { index, at, probable, many }) {
       text.append(one);
     });
   } else write(text, answer?.text ?? live ?? "");
-  const meta = answer ? `${answer.count} tokens, ${compact(answer.rate, 2)} tokens/s${answer.reason === "length" ? ", cut at the longest answer" : answer.reason === "cancelled" ? ", stopped" : ""}` : live === null || live === undefined ? "waiting" : "writing";
+  const meta = answer ? `${answer.count} tokens, ${compact(answer.rate, 2)} tokens/s${answer.reason === "length" ? ", cut at the longest answer" : answer.reason === "cancelled" ? ", stopped" : ""}${answer.step === null ? "" : `, at step ${answer.step}`}` : live === null || live === undefined ? "waiting" : "writing";
   return element(
     "div", { class: "sb-chat-answer", "data-place": `${index}-${at}` },
     ...(many ? [element("b", {}, name)] : []), text, element("p", { class: "sb-muted sb-chat-meta" }, answer?.error ?? meta),
