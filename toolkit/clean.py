@@ -1,4 +1,4 @@
-"""Cleaning up under one root: processes that no run looks after any more, and runs that nobody needs.
+"""Cleaning up under one root: runs that nobody needs, and checkpoints that were set aside in those that stay.
 
 Looking comes first and changes nothing; what is then removed is looked at once more, under its own lock. A run folder is
 first renamed to `.removing-...`, so that a reader sees it whole or not at all; what an interrupted removal left is found
@@ -12,12 +12,14 @@ import platform
 import shutil
 import stat
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.runs.fields import DAMAGED
 from toolkit.runs.files import is_locked, take_lock
+from toolkit.runs.rewind import aside
 from toolkit.runs.roots import root_of
 from toolkit.runs.state import ACTIVE, FINAL, boot, holder, read_state
 
@@ -58,11 +60,12 @@ class Candidate:
     folder: Path
     """The folder."""
     state: str
-    """State of the run; "damaged" where its files cannot be read, "remains" for what an interrupted removal left."""
+    """State of the run; "damaged" where its files cannot be read, "remains" for what an interrupted removal left, "aside"
+    for a checkpoint that `restart(step)` has set aside."""
     attempt: int
     """Attempt that the state is of."""
     age: float
-    """Seconds since it ended; since it last lived, if it is lost."""
+    """Seconds since it ended; since it last lived, if it is lost; since it was set aside."""
     bytes: int
     """Size of the folder on the disk, without what links in it point to."""
     kept: str = ""
@@ -91,11 +94,32 @@ def survey(root: str | Path | None = None, choice: Choice = Choice()) -> list[Ca
     return candidates
 
 
+def asides(surveyed: list[Candidate], wanted: bool) -> list[Candidate]:
+    """The checkpoints that were set aside in those of the surveyed runs that stay; they may go where they are `wanted`.
+
+    Changes nothing. No resume takes such a checkpoint; who wants it back renames it.
+    """
+    found = []
+    for run in surveyed:
+        if not run.kept or (run.folder / "checkpoints").is_symlink():
+            continue
+        for path in aside(run.folder):
+            with suppress(FileNotFoundError):  # It was removed meanwhile.
+                age = max(0.0, time.time() - path.stat().st_ctime)
+                status = run.folder.stat(follow_symlinks=False)
+                kept = _untouchable(run.folder, status, run.state) or ("" if wanted else "not asked for")
+                size = folder_size(path)
+                found.append(Candidate(folder=path, state="aside", attempt=run.attempt, age=age, bytes=size, kept=kept))
+    return found
+
+
 def remove(candidate: Candidate) -> str | None:
     """Remove the folder of a candidate; None, or why it was left alone: it lives (again), or is not what it was.
 
     Its lock is held from the last look until it is gone: whoever wants to start it meanwhile is refused.
     """
+    if candidate.state == "aside":
+        return _remove_aside(candidate.folder)
     home, name = candidate.folder.parent, candidate.folder.name
     directory = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     lock: int | None = None
@@ -119,6 +143,27 @@ def remove(candidate: Candidate) -> str | None:
         if lock is not None:
             os.close(lock)
         os.close(directory)
+    return None
+
+
+def _remove_aside(path: Path) -> str | None:
+    """Remove a checkpoint that was set aside; cut off, the rest of it is still aside."""
+    lock = directory = None
+    try:
+        lock = take_lock(path.parents[1] / "lock", patience=0.1)
+        if lock is None:
+            return "it is live"
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        status = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            return "it is no folder of this user any more"
+        shutil.rmtree(path.name, dir_fd=directory)
+    except FileNotFoundError:
+        return "it is gone already"
+    finally:
+        for descriptor in (lock, directory):
+            if descriptor is not None:
+                os.close(descriptor)
     return None
 
 
@@ -179,7 +224,8 @@ def _state(folder: Path) -> tuple[str, int, float]:
         return ACTIVE[0] if is_locked(folder / "lock") else "damaged", attempt, _launched(folder)
 
 
-def _kept(folder: Path, status: os.stat_result, state: str, age: float, size: int, choice: Choice, newer: int) -> str:
+def _untouchable(folder: Path, status: os.stat_result, state: str) -> str:
+    """Why nothing in a run folder may be touched, whatever is asked; empty: it may."""
     if state in ACTIVE:
         return "it is live"
     if status.st_uid != os.geteuid():
@@ -188,6 +234,12 @@ def _kept(folder: Path, status: os.stat_result, state: str, age: float, size: in
         return "another disk is mounted there"
     if state == "lost" and (elsewhere := _elsewhere(holder(folder))):
         return f"it was lost on {elsewhere}, which alone can tell whether it lives"
+    return ""
+
+
+def _kept(folder: Path, status: os.stat_result, state: str, age: float, size: int, choice: Choice, newer: int) -> str:
+    if why := _untouchable(folder, status, state):
+        return why
     if not choice.chooses:
         return "not asked for"
     if newer < choice.keep:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from tests.laws.command_line import command, command_json, living, write_run
-from toolkit.clean import REMAINS, Candidate, Choice, folder_size, remove, survey
+from toolkit.clean import REMAINS, Candidate, Choice, asides, folder_size, remove, survey
 from toolkit.cli.clean import KEYS
 from toolkit.launch.processes import PLACE, TOKEN
 from toolkit.runs import runs
 from toolkit.runs.control import begin_attempt
 from toolkit.runs.files import take_lock
+from toolkit.runs.rewind import rewind
 from toolkit.runs.state import write_holder
 
 DAY = 86400.0
@@ -208,6 +209,36 @@ def test_what_is_no_run_stays_and_what_a_removal_left_goes(root: Path) -> None:
     (found,) = [each for each in survey(root) if not each.kept]
     assert remove(found) is None
     assert (root / "runs" / "tour").is_dir()
+
+
+def test_checkpoints_that_were_set_aside_are_shown_offered_and_go_when_asked(root: Path, capsys: Any) -> None:
+    for name in ("large", "failed"):
+        for step in (20, 40):
+            place = root / "runs" / name / "checkpoints" / f"step-{step}"
+            place.mkdir()
+            (place / "manifest.json").write_bytes(b"x" * 100_000)
+        assert [path.name for path in rewind(place.parents[1], 20)] == ["step-40.aside"]
+    shown = command("runs", "show", "large", "--root", str(root), capsys=capsys)[1]
+    assert "step-40.aside, 1" in next(line for line in shown.splitlines() if line.startswith("set aside"))
+    (told,) = command_json("runs", "show", "large", "--json", "--root", str(root), capsys=capsys)["aside"]
+    assert told["folder"].endswith("step-40.aside") and told["bytes"] >= 100_000
+    failed, large = asides(survey(root), True)
+    before = state_of(root)
+    arguments = ["runs", "clean", "--root", str(root)]
+    assert "2 checkpoints set aside in them (2" in command(*arguments, "--yes", capsys=capsys)[1]
+    assert state_of(root) == before
+    with living(root / "runs" / "failed"):
+        out = command(*arguments, "--aside", capsys=capsys)[1]
+        assert "large/step-40.aside" in out and "failed/step-40" not in out
+        assert "Would remove 0 runs, 1 checkpoint (1" in out
+        assert (root / "runs" / "large" / "checkpoints" / "step-40.aside").is_dir()
+        done = command_json(*arguments, "--aside", "--yes", "--json", capsys=capsys)
+        assert {each["run"]: each["what"] for each in done["aside"]} == {"large": "removed", "failed": "stays"}
+        assert done["bytes"] >= 100_000
+        assert remove(failed) == "it is live"
+    assert [remove(failed), remove(failed), remove(large)] == [None, *["it is gone already"] * 2]
+    names = sorted(path.name for path in (root / "runs").glob("*/checkpoints/*"))
+    assert names == ["step-20", "step-20", "weights"]
 
 
 def test_a_run_lost_on_another_machine_is_left_to_it(root: Path) -> None:

@@ -11,11 +11,13 @@ import pytest
 
 from tests.laws.command_line import command, command_json
 from toolkit.cli.doctor import FOUND, KEYS
-from toolkit.doctor import Finding, examine, places, software, workers
+from toolkit.doctor import Finding, examine, machine, places, software, workers
 from toolkit.doctor.machine import ports
 from toolkit.doctor.places import writable
 from toolkit.doctor.software import libraries
 from toolkit.launch import Local
+from toolkit.launch.memory import Memory, memory
+from toolkit.runs.amounts import size
 
 
 def test_this_machine_passes_and_two_processes_agree(tmp_path: Path, capsys: Any) -> None:
@@ -70,6 +72,15 @@ def test_a_library_in_another_version_than_the_tested_one_is_a_note(monkeypatch:
     assert found["numpy"].remedy == "pip install 'numpy==0.1'"
     assert found["libraries"].state == "note"
     assert "1 in another version than the tested one" in found["libraries"].found
+
+
+def test_doctor_and_supervisor_agree_on_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = memory()
+    assert found is not None and machine.memory().found.endswith(f" free of {size(found.total)}")
+    for now, state in ((Memory(1 << 30, 4 << 30), "note"), (Memory(3 << 30, 4 << 30), "ok"), (None, "ok")):
+        monkeypatch.setattr(machine, "memory_now", lambda now=now: now)
+        assert machine.memory().state == state
+    assert "does not say" in machine.memory().found
 
 
 def test_loopback_that_refuses_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from toolkit.clean import folder_size
 from toolkit.cli import clean, compare, tail, watch
 from toolkit.cli.answers import NoRun, json_help, print_json, print_table, printable
 from toolkit.cli.follow import ENDED, follow, how_to
 from toolkit.cli.parser import completes, nearest
 from toolkit.runs import Run, RunFailed, RunInactive, runs
+from toolkit.runs.amounts import size
 from toolkit.runs.control import SETTINGS
 from toolkit.runs.fields import DAMAGED
+from toolkit.runs.rewind import aside as set_aside
 from toolkit.runs.roots import known_roots, root_of
 from toolkit.runs.state import State
 
@@ -27,7 +30,7 @@ COMMANDS = {
     "checkpoint": "save a checkpoint after the next step",
 }
 LISTED = ("run", "state", "work", "folder", *(name for name in State.__dataclass_fields__ if name != "name"))
-SHOWN = (*LISTED, "metrics", "checkpoints")
+SHOWN = (*LISTED, "metrics", "checkpoints", "aside")
 TOLD = ("run", "command", "n")
 
 
@@ -129,10 +132,12 @@ def _show(run: Run, chosen: argparse.Namespace) -> int:
     columns = {name: column for name, column in run.metrics().items() if len(column[0])}
     newest = {name: (int(steps[-1]), float(values[-1])) for name, (steps, values) in columns.items()}
     kept = [(step, str(path), metrics) for step, path, metrics in run.checkpoints()]
+    aside = [(str(path), folder_size(path)) for path in set_aside(run.folder)]
     if chosen.json:
         metrics = {name: {"step": step, "value": value} for name, (step, value) in newest.items()}
         saved = [{"step": step, "folder": path, "metrics": metrics} for step, path, metrics in kept]
-        print_json({**_described(run), "metrics": metrics, "checkpoints": saved})
+        others = [{"folder": path, "bytes": bytes_} for path, bytes_ in aside]
+        print_json({**_described(run), "metrics": metrics, "checkpoints": saved, "aside": others})
         return 0
     state, launched = run.state, run.launched
     rows = [("run", run.id), ("state", printable(str(state))), ("work", printable(launched.get("title", "")))]
@@ -142,6 +147,7 @@ def _show(run: Run, chosen: argparse.Namespace) -> int:
     rows += [("folder", str(run.folder))]
     rows += [(printable(name), f"{value:.5g} at step {step}") for name, (step, value) in newest.items()]
     rows += [("checkpoint", path) for _, path, _ in kept]
+    rows += [("set aside", f"{path}, {size(bytes_)}; runs clean --aside removes it") for path, bytes_ in aside]
     print_table(rows)
     if state.name in ("failed", "lost"):
         print(f"\n{printable(str(RunFailed(run, state)))}")
