@@ -1,8 +1,10 @@
 """Conversations as text and as ids are those of transformers' apply_chat_template, and the answers are found in them."""
 
 import copy
+from functools import cache
 
 import pytest
+import tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from toolkit.data import conversation
@@ -51,21 +53,27 @@ MESSAGES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def smollm2() -> Tokenizer:
-    return load_tokenizer("smollm2-135m")
-
-
-def with_template(template: str, smollm2: Tokenizer) -> Tokenizer:
-    """SmolLM2's tokenizer with another template, and the special tokens that it writes."""
-    rust = copy.deepcopy(smollm2.rust)
-    rust.add_special_tokens(["<|start|>", "<|end|>", "<|eot|>"])
+@cache
+def with_template(template: str | None) -> Tokenizer:
+    """SmolLM2's tokenizer; with another template, if one is given, and the special tokens that it writes."""
+    if template is None:
+        return load_tokenizer("smollm2-135m")
+    smollm2 = with_template(None)
     settings = {**smollm2.settings, "chat_template": template, "eos_token": "<|eot|>" if "<|eot|>" in template else "<|im_end|>"}
-    return Tokenizer(rust, settings)
+    return Tokenizer(_with_specials(), settings)
 
 
-def theirs(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+@cache
+def _with_specials() -> tokenizers.Tokenizer:
+    rust = copy.deepcopy(with_template(None).rust)
+    rust.add_special_tokens(["<|start|>", "<|end|>", "<|eot|>"])
+    return rust
+
+
+@cache
+def theirs(template: str | None) -> PreTrainedTokenizerFast:
     """The same tokenizer, as transformers has it."""
+    tokenizer = with_template(template)
     tokens = {name: tokenizer.settings[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.rust, chat_template=tokenizer.chat_template, clean_up_tokenization_spaces=False, **tokens
@@ -74,9 +82,9 @@ def theirs(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 @pytest.mark.parametrize("template", [None, LLAMA, MISTRAL, QWEN, TAGGED, PLAIN], ids=SHAPES)
 @pytest.mark.parametrize("prompt", [False, True], ids=["whole", "asked"])
-def test_text_and_ids_are_those_of_transformers(template, prompt, smollm2):
-    tokenizer = smollm2 if template is None else with_template(template, smollm2)
-    reference = theirs(tokenizer)
+def test_text_and_ids_are_those_of_transformers(template, prompt):
+    tokenizer = with_template(template)
+    reference = theirs(template)
     messages = MESSAGES[:-1] if prompt else MESSAGES
     text = reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
     assert tokenizer.render_chat(messages, prompt) == text
@@ -88,9 +96,9 @@ def test_text_and_ids_are_those_of_transformers(template, prompt, smollm2):
         assert found[len(ids) :] == ([tokenizer.eos_id] if template == PLAIN else [])
 
 
-def test_marked_answers_are_those_of_transformers(smollm2):
-    tokenizer = with_template(TAGGED, smollm2)
-    found = theirs(tokenizer).apply_chat_template(MESSAGES, return_dict=True, return_assistant_tokens_mask=True)
+def test_marked_answers_are_those_of_transformers():
+    tokenizer = with_template(TAGGED)
+    found = theirs(TAGGED).apply_chat_template(MESSAGES, return_dict=True, return_assistant_tokens_mask=True)
     assert tokenizer.encode_answers([MESSAGES])[0] == (found["input_ids"], [mask == 1 for mask in found["assistant_masks"]])
 
 
@@ -106,8 +114,8 @@ def test_marked_answers_are_those_of_transformers(smollm2):
     ],
     ids=SHAPES,
 )
-def test_answers_with_their_end_tokens_are_learned_and_nothing_else(template, said, smollm2):
-    tokenizer = smollm2 if template is None else with_template(template, smollm2)
+def test_answers_with_their_end_tokens_are_learned_and_nothing_else(template, said):
+    tokenizer = with_template(template)
     ((ids, learned),) = tokenizer.encode_answers([MESSAGES])
     runs: list[list[int]] = []
     for before, id_, now in zip([False, *learned], ids, learned):
@@ -119,9 +127,9 @@ def test_answers_with_their_end_tokens_are_learned_and_nothing_else(template, sa
     assert len(ids) == len(learned)
 
 
-def test_an_end_token_that_only_the_template_knows_is_learned(smollm2):
+def test_an_end_token_that_only_the_template_knows_is_learned():
     """A base model's end token is another than the one its chat template writes."""
-    tokenizer = with_template(QWEN, smollm2)
+    tokenizer = with_template(QWEN)
     tokenizer = Tokenizer(tokenizer.rust, {**tokenizer.settings, "eos_token": "<|endoftext|>"})
     ((ids, learned),) = tokenizer.encode_answers([MESSAGES])
     assert [id_ for id_, now in zip(ids, learned) if now][-1] == tokenizer.rust.token_to_id("<|eot|>")
@@ -144,8 +152,8 @@ SHOUTS = "{% for m in messages %}{{ m.content | upper }} {% endfor %}"
         ("{% if %}", MESSAGES, "the chat template cannot be read: Expected an expression"),
     ],
 )
-def test_what_cannot_be_rendered_is_refused_in_one_line(template, messages, reason, smollm2):
-    tokenizer = with_template(template, smollm2)
+def test_what_cannot_be_rendered_is_refused_in_one_line(template, messages, reason):
+    tokenizer = with_template(template)
     with pytest.raises(ValueError, match=reason.replace("(", r"\(")) as raised:
         tokenizer.encode_answers([messages])
     assert "\n" not in str(raised.value)
