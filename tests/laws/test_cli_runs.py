@@ -12,7 +12,8 @@ import pytest
 
 from tests.laws.command_line import command, living, write_run
 from toolkit.cli.follow import Watch
-from toolkit.runs import Run
+from toolkit.runs import EventWriter, Run
+from toolkit.runs.files import replace_json
 from toolkit.runs.state import State
 
 
@@ -160,6 +161,14 @@ def test_tail_follows_a_live_log_to_its_end(tmp_path: Path, monkeypatch: pytest.
     thread.join()
     assert status == 0
     assert said.getvalue() == "before\nhalf a line\ntold \\x1b[2J and the rest\n"
+
+
+def test_numbers_without_a_step_are_shown_all_the_same(tmp_path: Path, capsys: Any) -> None:
+    folder = write_run(tmp_path, "odd", losses=(2.0,))
+    EventWriter(folder, 0, 1).write("metrics", {"loss": 1.0})
+    replace_json(folder / "state.json", {"name": "finished", "total_steps": 9})
+    status, out, _ = command("runs", "watch", "odd", "--root", str(tmp_path), capsys=capsys)
+    assert status == 0 and "loss 1.000" in out
 
 
 def test_tail_follows_a_busy_log_and_says_each_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

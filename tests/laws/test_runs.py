@@ -142,6 +142,7 @@ STATES = {
     "tails": ('{"name": "failed", "report": {"rank": 0, "tails": [1]}}', "tails: expected an object of text or null"),
     "total_steps": ('{"name": "failed", "total_steps": [1]}', "total_steps: expected a whole number or null, got [1]"),
     "truth is no number": ('{"name": "failed", "step": true}', "step: expected a whole number or null, got True"),
+    "endless": (f'{{"name": "failed", "step": 1{"0" * 400}}}', "step: expected a whole number or null, got 10"),
     "no time": ('{"name": "failed", "since": NaN}', "since: expected a time in seconds, got nan"),
     "too deep": ("[" * 100_000, "not JSON"),
 }

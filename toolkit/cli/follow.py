@@ -37,7 +37,7 @@ class Watch:
             self._seen = event["seq"]
             if event["kind"] == "metrics":
                 self.metrics |= event["data"]
-                if "loss" in event["data"]:
+                if "loss" in event["data"] and event["step"] is not None:
                     self._last = (event["step"], event["time"])
                     again = event["attempt"] != self._attempt  # The time between two attempts is no time of steps.
                     self._first, self._attempt = self._last if again else self._first, event["attempt"]

@@ -13,6 +13,8 @@ __all__ = ["DAMAGED", "HOLDER", "LAUNCHED", "REPORT", "RESULT", "STATE", "checke
 
 DAMAGED = (ValueError, OSError)
 """What reading a run folder raises whose files are not what a run has written."""
+LARGEST = 1 << 53
+"""Whole numbers from here on are no longer exact in a series."""
 LATEST = 1e12
 """Seconds since 1970 after which no clock is right: in 30,000 years."""
 
@@ -21,14 +23,14 @@ Fields = Mapping[str, str]
 
 KINDS: dict[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str),
-    "a whole number": lambda value: type(value) is int,
+    "a whole number": lambda value: type(value) is int and abs(value) < LARGEST,
     "a number": lambda value: type(value) in (int, float) and isfinite(value),
     "a time in seconds": lambda value: type(value) in (int, float) and abs(value) < LATEST,
     "true or false": lambda value: isinstance(value, bool),
     "an object": lambda value: isinstance(value, dict),
     "an object of text": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
     "a list of text": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
-    "a list of whole numbers": lambda value: isinstance(value, list) and all(type(item) is int for item in value),
+    "a list of whole numbers": lambda value: isinstance(value, list) and all(KINDS["a whole number"](item) for item in value),
 }
 STATE: Fields = {
     "name": "text", "attempt": "a whole number", "step": "a whole number or null", "total_steps": "a whole number or null",
