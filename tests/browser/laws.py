@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +23,21 @@ HANDLERS = """node => [...node.querySelectorAll('*')].flatMap(one => one.getAttr
 TROUBLES = Path(__file__).with_name("troubles.js").read_text()
 NOT_OURS = ("widget model not found", "Could not restore the debugger state")
 """What JupyterLab itself logs when a kernel is restarted."""
+FOLLOWED = """async (node, width) => {
+    const place = () => {
+        const { left, top, right, bottom } = node.getBoundingClientRect();
+        return [innerWidth, innerHeight, left, top, right, bottom].join();
+    };
+    let [last, same, left] = ["", 0, 300];
+    while (same < 12 && left-- > 0) {
+        await new Promise(requestAnimationFrame);
+        const now = place();
+        same = now === last && innerWidth === width ? same + 1 : 0;
+        last = now;
+    }
+    return same >= 12;
+}"""
+"""Whether the page has followed the window: its width, and for a dozen frames nothing has moved."""
 KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
 
 
@@ -206,18 +220,21 @@ def fits_at_double_zoom(book: Notebook, root: Locator, name: str) -> None:
     book.command("application:toggle-left-area")
     book.page.set_viewport_size({"width": 640, "height": 500})
     try:
-        root.evaluate("node => node.scrollIntoView({ block: 'start' })")
-        until = time.monotonic() + 5
-        while troubles := root.evaluate(TROUBLES):  # the application follows the window a moment later
-            if time.monotonic() > until:
-                break
-            time.sleep(0.1)
+        follows_window(root, 640)
+        troubles = root.evaluate(TROUBLES)
         book.page.set_viewport_size({"width": 640, "height": int(root.bounding_box()["height"]) + 300})
+        follows_window(root, 640)
         root.screenshot(path=book.lab.artifacts / f"{name}-zoom.png", animations="disabled")
         assert not troubles, "\n".join(troubles)
     finally:
         book.page.set_viewport_size(size)
         book.command("application:toggle-left-area")
+
+
+def follows_window(root: Locator, width: int) -> None:
+    """Wait until the application, which follows the window a moment later, stands still in one of this width."""
+    root.evaluate("node => node.scrollIntoView({ block: 'start' })")
+    assert root.evaluate(FOLLOWED, width), "the application does not follow the window"
 
 
 def follows_theme(book: Notebook, root: Locator, name: str) -> None:
@@ -287,7 +304,7 @@ def picture(book: Notebook, root: Locator, name: str) -> None:
     """Keep a picture of the widget, in a window in which it fits."""
     size = book.page.viewport_size or {"width": 1280, "height": 1000}
     book.page.set_viewport_size({"width": size["width"], "height": max(1000, int(root.bounding_box()["height"]) + 300)})
-    root.evaluate("node => node.scrollIntoView({ block: 'center' })")
+    follows_window(root, size["width"])
     root.screenshot(path=book.lab.artifacts / f"{name}.png", animations="disabled")
     book.page.set_viewport_size(size)
 

@@ -12,9 +12,13 @@ from tests.browser.laws import Lab, Notebook
 
 CHAT = ".sb-chat"
 CELL = """
-from toolkit.serve import Sampling
+import torch
+from toolkit.models import load_model, load_tokenizer
+from toolkit.serve import Engine, Sampling
 from widgets import Chat
-chat = Chat({"one": "smollm2-135m", "two": "smollm2-135m"}, sampling=Sampling(max_tokens=10))
+torch.set_num_threads(1)  # the browser and the server need a core too, and threads that wait for one another for a core wait long
+engine = Engine(load_model("smollm2-135m"), load_tokenizer("smollm2-135m"))
+chat = Chat({"one": engine, "two": engine}, sampling=Sampling(max_tokens=8))
 chat
 """
 ANSWERED = 60_000

@@ -100,7 +100,7 @@ def test_pause_and_resume_by_click(watched: Watched) -> None:
 
 
 def test_keyboard_alone_is_enough(watched: Watched) -> None:
-    laws.is_reached_by_keyboard(watched.book, watched.root, 1, ["Pause", "Checkpoint now", "Stop and keep"])
+    laws.is_reached_by_keyboard(watched.book, watched.root, 1, ["Pause", "Checkpoint now", "Stop and keep", "Keys"])
     keyboard, root = watched.book.page.keyboard, watched.root
     keyboard.press("p")
     watched.shows("paused")
@@ -182,7 +182,7 @@ def test_two_tabs_steer_the_same_run(watched: Watched) -> None:
 def test_stop_and_keep_then_resume(watched: Watched) -> None:
     laws.acts(watched.root, "Stop and keep", lambda: watched.shows("stopped"))
     commands = watched.root.get_by_role("group", name="Commands").get_by_role("button")
-    expect(commands).to_have_text(["Resume run"])
+    expect(commands).to_have_text(["Resume run", "Keys"])
     stopped_at = watched.step()
     laws.acts(watched.root, "Resume run", lambda: watched.shows("running"))
     expect(watched.root.locator(".sb-monitor-facts")).to_contain_text("attempt 2")
