@@ -158,9 +158,9 @@ def _group(title: str, unit: str, members: list[tuple[str, str]]) -> dict[str, A
 
 def _mark(command: dict[str, Any]) -> dict[str, Any] | None:
     name, step = command.get("command"), command.get("step")
-    if not isinstance(step, int) or name == "call":
+    if not isinstance(step, int) or not isinstance(name, str) or name == "call":
         return None
-    label = PAST.get(str(name), str(name))
+    label = PAST.get(name, name)
     if name == "set":
         value = command.get("value")
         label = f"{command.get('name')} = {compact(value) if isinstance(value, (int, float)) else value}"

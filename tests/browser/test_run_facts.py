@@ -230,6 +230,7 @@ def test_hostile_states_and_events_stop_no_monitor(tmp_path: Path, name: str) ->
             monitor._static()
         EventWriter(folder, 0, 1).write("metrics", {"loss": 0.5}, step=40)
         toy.end(folder, "finished", 40)
+        monitor._wake.set()  # it looks now, if it lives
         until = time.monotonic() + 10
         while monitor.status["runs"][0]["state"] != "finished" or monitor.watched[0].points()["0:loss"][0][-1] != 40:
             assert time.monotonic() < until, "the thread has ended"
