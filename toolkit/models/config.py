@@ -24,7 +24,7 @@ class TransformerConfig:
     """Width of the residual stream."""
     intermediate_size: Annotated[int, Range(1)] = 1536
     """Width between the two halves of the SwiGLU layer."""
-    num_hidden_layers: Annotated[int, Range(1)] = 30
+    num_hidden_layers: Annotated[int, Range(1, 10_000)] = 30
     """Number of blocks."""
     num_attention_heads: Annotated[int, Range(1)] = 9
     """Number of query heads."""

@@ -171,7 +171,7 @@ def native_config(data: Mapping[str, Any], folder: Path | str) -> TransformerCon
     Raises ValueError for a model_type that neither has, and for one that needs `transformers` where it is not installed.
     """
     family, where = data.get("model_type"), f"{folder}/config.json"
-    if family is not None and not isinstance(family, str):
+    if family is not None and (not isinstance(family, str) or Path(family).name != family or not family):
         raise ValueError(f"{where}: model_type={family!r:.60} must be a word")
     if family in ARCHITECTURES:
         return from_hub(dict(data), where=where)
@@ -186,6 +186,9 @@ def native_config(data: Mapping[str, Any], folder: Path | str) -> TransformerCon
 
         if family not in CONFIG_MAPPING:
             raise ValueError(f"{where}: model_type {family!r} is not one of {ours}, and the installed transformers lacks it too")
+    for key in ("max_position_embeddings", "vocab_size"):
+        if data.get(key) is not None and (type(data[key]) is not int or data[key] < 1):
+            raise ValueError(f"{where}: {key}={data[key]!r:.60} must be a whole number above 0")
     return None
 
 
