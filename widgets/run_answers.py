@@ -53,7 +53,7 @@ class Answers:
             self._monitor.gone_from(str(message.get("page")))
         elif kind == "hello":
             if message.get("page") is not None:
-                self._monitor.shown_on(str(message["page"])[:40])
+                self._monitor.pages.add(str(message["page"])[:40])
             self._monitor.send({"kind": "here"})
         elif (one := self._named(message.get("run"))) is not None:
             self._about(one, str(kind), message)

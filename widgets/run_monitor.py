@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -25,7 +25,7 @@ from widgets.recipe_diff import differences, short_names
 from widgets.run_answers import Answers
 from widgets.twin import Twin, picture, twin_html
 from widgets.view import harmless, module, style
-from widgets.watched_run import WatchedRun
+from widgets.watched_run import UNSHOWN, WatchedRun
 
 __all__ = ["RunMonitor"]
 
@@ -73,12 +73,11 @@ class RunMonitor(anywidget.AnyWidget):
         if not 1 <= len(found) <= MOST_RUNS:
             raise ValueError(f"RunMonitor: expected 1 to {MOST_RUNS} runs, got {len(found)}")
         self.watched = [WatchedRun(run, str(key)) for key, run in enumerate(found.values())]
-        self._place = tuple(found)
-        self._answers = Answers(self)
-        self._sent = 0
-        self._twin = Twin()
+        self._place, self._sent = tuple(found), 0
+        self._answers, self._twin = Answers(self), Twin()
         self._kept, self._published, self._opened = 0.0, False, False
-        self._pages: set[str] = set()
+        self.pages: set[str] = set()
+        """Pages that show this monitor, by the names that they give themselves."""
         super().__init__()
         self.on_msg(self._receive)
         self._look()
@@ -141,19 +140,15 @@ class RunMonitor(anywidget.AnyWidget):
     def left_behind(self) -> None:
         """There is a newer monitor of the same runs: sleep, and ask whether a page still shows this one, which wakes it."""
         with self._guard:
-            self._pages.clear()
+            self.pages.clear()
             self._sleep()
         if not self._closed:
             self.send({"kind": "who"})
 
-    def shown_on(self, page: str) -> None:
-        """A page shows this monitor."""
-        self._pages.add(page)
-
     def gone_from(self, page: str) -> None:
         """A page shows this monitor no longer."""
-        self._pages.discard(page)
-        if not self._pages and _newest.get(self._place) is not self:
+        self.pages.discard(page)
+        if not self.pages and _newest.get(self._place) is not self:
             self._sleep()
 
     def look(self) -> None:
@@ -163,7 +158,7 @@ class RunMonitor(anywidget.AnyWidget):
 
     def _after_cell(self, *_: Any) -> None:
         """At the end of every cell what the notebook holds is brought up to date; once more when every run is over."""
-        with self._guard, suppress(OSError):
+        with self._guard, self._telling():
             moved, over = self._look(), all(one["final"] for one in self.status["runs"])
             if moved or not (over and self._published):
                 self._keep()
@@ -178,8 +173,7 @@ class RunMonitor(anywidget.AnyWidget):
             self._twin.show(*self._static())
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        found = super()._repr_mimebundle_(**kwargs)
-        if found is not None:
+        if (found := super()._repr_mimebundle_(**kwargs)) is not None:
             found[0]["text/plain"] = f"RunMonitor({', '.join(repr(one.run.id) for one in self.watched)})"
         return found
 
@@ -197,23 +191,26 @@ class RunMonitor(anywidget.AnyWidget):
                 return
             self._wake.clear()
             began, moved, over, spent = time.monotonic(), False, False, 0.0
-            try:
+            with self._telling():
                 moved = self._look()
                 spent = time.monotonic() - began
                 over = all(one["final"] for one in self.status["runs"]) and not moved
                 if over != was_over or (not over and began - self._kept > KEEP_EVERY):
                     self._keep()
                 was_over = over
-            except OSError:  # of a folder that is being removed, or a machine that does not answer: look again
-                pass
-            except Exception as error:  # a thread that ended would tell nobody: the page says it, and it looks again
-                self._tell(f"what the folder holds cannot be shown: {type(error).__name__}: {error}")
             rests = over or _newest.get(self._place) is not self
             pause = RESTING if rests else min(SLOW, max(QUICK if moved else pause * 1.3, 4 * spent))
 
-    def _tell(self, trouble: str) -> None:
-        message = {"message": harmless(trouble, 300)}
-        self._set("status", {"runs": [one | message for one in self.status.get("runs", ())]})
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What goes wrong inside is the runs' message, and the next look may do better: a thread that ends tells nobody."""
+        try:
+            yield
+        except OSError:  # a folder that is being removed, or a machine that does not answer
+            pass
+        except Exception as error:
+            message = {"message": harmless(UNSHOWN.format(type(error).__name__, error), 300)}
+            self._set("status", {"runs": [one | message for one in self.status.get("runs", ())]})
 
     def _look(self) -> bool:
         """Read what is new and send it to the page; whether anything was new."""

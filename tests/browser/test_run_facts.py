@@ -1,19 +1,13 @@
 """What a monitor reads beside rank 0's events, without a notebook: ranks, logs, recipes, commands, checkpoints."""
 
-import json
-import math
 import os
 import re
-import threading
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from IPython.core.events import EventManager, available_events
 
 from tests.browser import toy
 from toolkit.runs import EventWriter, Run
@@ -189,104 +183,6 @@ def test_a_state_that_cannot_be_read_is_told_and_read_again(tmp_path: Path) -> N
     assert watched.status()["message"] == "its folder cannot be read now: ValueError"
     (folder / "state.json").write_text(good)
     assert watched.read().told and watched.status()["message"] == ""
-
-
-HOSTILE_STATES = (
-    {"step": "a"}, {"total_steps": [1]}, {"total_steps": math.nan}, {"step": math.inf}, {"started": "x"}, {"started": math.nan},
-    {"since": [1]}, {"report": [1]}, {"report": {"tails": [1]}}, {"name": 7}, {"name": ["failed"]}, {"attempt": "x"},
-    {"message": {"a": 1}}, {"devices": 3}, {"unknown": 1},
-)  # fmt: skip
-HOSTILE_EVENTS = (
-    '"time":"x","attempt":1,"rank":0,"step":21,"kind":"metrics","data":{"loss":1.0}',
-    '"time":NaN,"attempt":1,"rank":0,"step":22,"kind":"metrics","data":{"loss":NaN}',
-    '"time":1e999,"attempt":1,"rank":0,"step":23,"kind":"metrics","data":{"loss":[1],"lr":{"a":1}}',
-    '"time":1,"attempt":1,"rank":0,"step":24,"kind":"command","data":{"n":[1],"command":{},"applied":"a"}',
-    '"time":1,"attempt":1,"rank":0,"step":24,"kind":"command","data":{"n":1,"command":"set","step":[],"applied":[2]}',
-    '"time":1,"attempt":1,"rank":0,"step":25,"kind":"state","data":{"resumed":"x","state":[1]}',
-    '"time":1,"attempt":1,"rank":0,"step":26,"kind":"sample","data":{"prompt":[1],"text":{"a":1}}',
-)
-
-
-@pytest.mark.parametrize("name", ["running", "failed"])
-def test_hostile_states_and_events_stop_no_monitor(tmp_path: Path, name: str) -> None:
-    """Whatever a folder holds, the thread goes on, says what is wrong, and shows the run once it is sound again."""
-    folder, other = tmp_path / "runs" / "one", tmp_path / "runs" / "two"
-    toy.make_finished(folder, steps=20)
-    toy.make_finished(other, steps=10)
-    toy.end(folder, name, 20)
-    (folder / "recipe.json").write_text("[1]")
-    monitor = RunMonitor(folder, other)
-    try:
-        with open(folder / "events-0.jsonl", "a") as file:
-            file.writelines(f'{{"seq":{1000 + at},{event}}}\n' for at, event in enumerate(HOSTILE_EVENTS))
-        for wrong in HOSTILE_STATES:
-            sound = {"name": name, "attempt": 1, "step": 20, "total_steps": 20, "started": 1.0, "since": 2.0}
-            (folder / "state.json").write_text(json.dumps(sound | wrong))
-            monitor.look()
-            monitor._keep()
-            hostile, fine = monitor.status["runs"]
-            json.dumps([monitor.status, monitor.details, monitor.series], allow_nan=False)
-            assert hostile["id"] == "one" and fine["state"] == "finished" and fine["step"] == 10
-            monitor._static()
-        EventWriter(folder, 0, 1).write("metrics", {"loss": 0.5}, step=40)
-        toy.end(folder, "finished", 40)
-        monitor._wake.set()  # it looks now, if it lives
-        until = time.monotonic() + 10
-        while monitor.status["runs"][0]["state"] != "finished" or monitor.watched[0].points()["0:loss"][0][-1] != 40:
-            assert time.monotonic() < until, "the thread has ended"
-            time.sleep(0.05)
-    finally:
-        monitor.close()
-
-
-def test_a_pipe_in_the_place_of_a_series_blocks_nobody(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "one"
-    toy.make_finished(folder, steps=20, ranks=2)
-    path = series_path(folder, "step_seconds", 1)
-    assert path is not None
-    path.parent.mkdir(exist_ok=True)
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-    monitor = RunMonitor(folder)  # a reader that waits at the pipe never comes back
-    assert monitor.status["runs"][0]["state"] == "finished"
-    monitor.close()
-
-
-def test_a_cell_that_is_run_again_leaves_no_thread_and_no_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "runs" / "one"
-    toy.make_finished(folder, steps=20)
-    shell = SimpleNamespace(events=EventManager(None, available_events))
-    monkeypatch.setattr("widgets.run_monitor.get_ipython", lambda: shell)
-    made = [RunMonitor(folder) for _ in range(5)]
-
-    def following() -> int:
-        hooks = [one.__self__ for one in shell.events.callbacks["post_run_cell"] if isinstance(one.__self__, RunMonitor)]
-        names = [thread.name for thread in threading.enumerate() if thread.name == "monitor of one"]
-        return len(names) if len(names) == len(hooks) else -1
-
-    def comes_to(number: int) -> None:
-        until = time.monotonic() + 5
-        while following() != number:
-            assert time.monotonic() < until, following()
-            time.sleep(0.02)
-
-    try:
-        comes_to(1)
-        said: list[dict] = []
-        made[0].send = said.append
-        made[0]._receive(None, {"kind": "hello", "page": "p"}, [])  # an older one that a page shows still
-        comes_to(2)
-        whole = next(one for one in said if one["kind"] == "series")
-        assert whole["since"] == 0 and len(whole["points"]["0:loss"][0]) == 20
-        made[0]._receive(None, {"kind": "leave", "page": "p"}, [])
-        comes_to(1)
-        made[4]._receive(None, {"kind": "leave", "page": "q"}, [])  # the newest one goes on
-        made[4].look()
-        comes_to(1)
-    finally:
-        for one in made:
-            one.close()
-    comes_to(0)
 
 
 def test_commands_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
