@@ -131,7 +131,10 @@ class Chat(anywidget.AnyWidget):
     def _show(self) -> None:
         with self._guard:
             shown = {
-                "speakers": [{"name": harmless(one.shown, 120), "state": one.state} for one in self.speakers],
+                "speakers": [
+                    {"name": harmless(one.name, 80), "shown": harmless(one.shown, 120), "state": one.state}
+                    for one in self.speakers
+                ],
                 "turns": [for_page(turn) for turn in self._turns],
                 "busy": self._busy,
                 "mode": self.mode or "chat",

@@ -111,7 +111,7 @@ def test_a_run_answers_as_it_is_at_each_message(tmp_path: Path) -> None:
     run = launch(recipe, on=InProcess(devices="cpu"), root=tmp_path, name="one")
     talk = Chat({"now": run, "then": (run, 1)}, sampling=Sampling(max_tokens=4), mode="continue")
     talk.say("abc")
-    assert talk.talk["speakers"][0]["name"] == "now, step 1" and answer(talk)["step"] == 1
+    assert talk.talk["speakers"][0]["shown"] == "now, step 1" and answer(talk)["step"] == 1
     assert answer(talk)["ids"] == answer(talk, at=1)["ids"]
     loaded = talk.speakers[0].engine()
     talk.say("abc")
@@ -121,7 +121,7 @@ def test_a_run_answers_as_it_is_at_each_message(tmp_path: Path) -> None:
     assert talk.speakers[0].engine() is loaded, "an answer is gone on with by the model that began it"
     talk.say("abc")
     assert [answer(talk, turn)["step"] for turn in range(3)] == [1, 1, 2]
-    assert [one["name"] for one in talk.talk["speakers"]] == ["now, step 2", "then"]
+    assert [one["shown"] for one in talk.talk["speakers"]] == ["now, step 2", "then"]
     assert talk.speakers[0].engine() is not loaded
     assert answer(talk, 2, at=1)["ids"] == answer(talk, 0, at=1)["ids"], "what has a step stays there"
 

@@ -1,6 +1,7 @@
 /* Talk to one model or to several side by side, and see how probable each token was.
  *
- * Traits: `talk` {mode, speakers, turns, busy, settings} (the conversation), `live` {speaker: text so far} while they write.
+ * Traits: `talk` {mode, speakers: [{name, shown, state}], turns, busy, settings} (the conversation: `shown` has the step that a
+ * run has come to), `live` {speaker: text so far} while they write.
  * The page sends {kind: "say" | "again" | "branch" | "alternatives" | "stop" | "clear" | "settings", ...};
  * the kernel answers {kind: "alternatives", turn, speaker, token, most} and {kind: "answer", text}.
  */
@@ -65,7 +66,7 @@ function render({ model, el }) {
     const talk = model.get("talk");
     const live = model.get("live");
     const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-    write(names, talk.speakers.map(({ name, state }) => (state === "ready" ? name : `${name}: ${state}`)).join("  ·  "));
+    write(names, talk.speakers.map(({ shown, state }) => (state === "ready" ? shown : `${shown}: ${state}`)).join("  ·  "));
     drawTurns(log, model, talk, live, root.hasAttribute("data-probable"));
     send.set({ enabled: !talk.busy, title: talk.mode === "chat" ? "Say this." : "Continue this text." });
     stop.set({ enabled: talk.busy, title: "End the answer here." });
