@@ -1,5 +1,10 @@
-"""The time budget of each folder under tests/: measured, printed as a table, and a failure when it is exceeded."""
+"""The time budget of each folder under tests/: measured, printed as a table, and a failure when it is exceeded.
 
+A budget is for two cores of a known pace, left alone. A slower or busier machine gets as much more as it takes longer for
+a fixed piece of work, which is done before each folder.
+"""
+
+import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +15,17 @@ import pytest
 MINUTES = {"laws": 4, "parity": 4, "distributed": 6, "faults": 5, "browser": 5, "clusters": 6, "notebooks": 14}
 TOGETHER = {"parity": "laws"}  # these two share one budget
 TESTS = Path(__file__).resolve().parents[1]
+PACE_SECONDS = 0.22
+"""What `pace` takes on the machine that the budgets were set on."""
+
+
+def pace() -> float:
+    """Seconds of wall time for a fixed piece of work in this interpreter."""
+    started = time.perf_counter()
+    total = 0
+    for number in range(4_000_000):
+        total += number * number % 7
+    return time.perf_counter() - started
 
 
 def folder_of(path: Path) -> str:
@@ -32,6 +48,12 @@ class Budgets:
         """Whether the long fault tests run, which no budget is for."""
         self.seconds: Counter[str] = Counter()
         self.tests: Counter[str] = Counter()
+        self.paces: list[float] = []
+
+    @property
+    def slowness(self) -> float:
+        """How much longer things take here and now than where the budgets were set; at least 1."""
+        return max(1.0, statistics.median(self.paces) / PACE_SECONDS) if self.paces else 1.0
 
     def exceeded(self) -> list[str]:
         """One line for each budget that was not kept."""
@@ -42,8 +64,9 @@ class Budgets:
             spent[TOGETHER.get(folder, folder)] += seconds
         return [
             f"tests/{folder} took {seconds:.0f} s: more than its {MINUTES[folder]} minutes"
+            + (f" x {self.slowness:.2f}, as this machine is slower" if self.slowness > 1 else "")
             for folder, seconds in spent.items()
-            if seconds > 60 * MINUTES[folder]
+            if seconds > 60 * MINUTES[folder] * self.slowness
         ]
 
     @pytest.hookimpl(trylast=True)
@@ -53,11 +76,13 @@ class Budgets:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        folder = folder_of(item.path)
+        if not self.tests[folder]:
+            self.paces.append(pace())
         started = time.perf_counter()
         try:
             return (yield)
         finally:
-            folder = folder_of(item.path)
             self.seconds[folder] += time.perf_counter() - started
             self.tests[folder] += 1
 
@@ -70,6 +95,7 @@ class Budgets:
         if not self.tests:
             return
         terminalreporter.section("time by folder")
+        terminalreporter.write_line(f"this machine takes {self.slowness:.2f} x the time that the budgets are for")
         for folder, minutes in MINUTES.items():
             if self.tests[folder]:
                 budget = f"with {TOGETHER[folder]}" if folder in TOGETHER else f"of {minutes} min"

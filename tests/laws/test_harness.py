@@ -27,6 +27,10 @@ def test_laws_and_parity_share_a_budget():
     assert spent.exceeded() == []
     spent.seconds["parity"] += 20
     assert spent.exceeded() == ["tests/laws took 250 s: more than its 4 minutes"]
+    spent.paces = [0.1, 1.2 * budgets.PACE_SECONDS, 9.0]
+    assert spent.exceeded() == [], "a machine that takes 1.2 times as long may take 288 s"
+    spent.paces = [0.01]
+    assert len(spent.exceeded()) == 1, "a quicker one may not take less"
     spent.soak = True
     assert spent.exceeded() == []
 
