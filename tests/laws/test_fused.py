@@ -97,6 +97,19 @@ def test_adapters_take_part(dtype, tolerance):
         assert (fused(one, 2, [0])[0] - with_them[0]).abs().max() > 10 * tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_switched_off_adapters_leave_the_base_bit_for_bit(dtype):
+    base = model().to(dtype)
+    adapted = adapt(model().to(dtype), {"*_proj": LoRA(rank=2)})
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if name.endswith("b_OR"):
+                parameter.normal_()
+    with disabled(adapted):
+        steps = zip(fused(adapted, 2, [0, 3]), fused(base, 2, [0, 3]), strict=True)
+        assert all(torch.equal(got, want) for got, want in steps)
+
+
 def test_weights_are_those_of_the_moment():
     one, other = model(), model()
     engine, sampling = Engine(one, TOKENIZER), Sampling(max_tokens=8)

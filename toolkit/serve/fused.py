@@ -193,6 +193,8 @@ def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
         return None  # a piece of a sharded one
     if base is module:
         return base.weight, base.bias
+    if getattr(layer, "multiplier", None) == 0:  # switched off: exactly the base, in any dtype
+        return base.weight, base.bias
     return layer.merged() if base.weight.dtype in EXACT else None
 
 
