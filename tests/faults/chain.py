@@ -228,7 +228,7 @@ class Chain:
     def nothing_left(self, pids: tuple[int, ...], port: int | None) -> None:
         """No process, lock, port or shared memory."""
         until(lambda: self.name not in processes_of_runs().values(), SHOWN, every=0.2)
-        assert not is_locked(self.run.folder / "lock")
+        until(lambda: not is_locked(self.run.folder / "lock"), SHOWN)  # A process that ends has no environment before no files.
         until(lambda: port is None or not answers(port), SHOWN)  # The kernel closes it after the process is gone.
         numbers = re.compile("|".join(rf"(?<!\d){pid}(?!\d)" for pid in pids))
         assert not [name for name in os.listdir("/dev/shm") if numbers.search(name)]
