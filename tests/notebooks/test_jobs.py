@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from toolkit.launch.bundle import export, read_job
 from toolkit.launch.leaks import find_secrets
-from toolkit.launch.notebook import execute, main, run_job, save
+from toolkit.launch.notebook import execute, forget_place, main, run_job, save
 from toolkit.launch.parameters import check_parameters, inject, literal, parse_parameters, read_parameters
 from toolkit.launch.script import script
 
@@ -255,3 +255,12 @@ def test_notebooks_are_rewritten_only_when_they_run_to_the_end(tmp_path, capsys)
     assert nbformat.read(good, as_version=4).cells[2].outputs[0].data["text/plain"] == "4"
     assert bad.read_text() == before
     assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_a_stored_notebook_names_files_from_the_root_of_the_project(tmp_path):
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    executed = tmp_path / "notebooks" / "a.ipynb"
+    executed.write_text(f'File \\"{tmp_path}/toolkit/x.py\\", line 1, {Path.home()}/y.py, https://host{tmp_path}/z')
+    forget_place(executed, executed)
+    assert executed.read_text() == f'File \\"toolkit/x.py\\", line 1, ~/y.py, https://host{tmp_path}/z'

@@ -338,6 +338,16 @@ def shortened(text: str, most: int = 4000) -> str:
     return f"{text[:half]} [{len(text) - 2 * half} characters left out] {text[-half:]}"
 
 
+def forget_place(executed: Path, notebook: Path) -> None:
+    """Take this machine's folders out of what is stored: a traceback then names files from the project's root on."""
+    root = next((str(one) for one in notebook.resolve().parents if (one / "pyproject.toml").exists()), None)
+    text = executed.read_text(encoding="utf-8")
+    for place, short in ((root, ""), (str(Path.home()), "~/")):
+        if place is not None and len(place) > 1:
+            text = re.sub(rf"(?<![\w./-]){re.escape(place)}/", short, text)
+    executed.write_text(text, encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Execute notebooks with their own parameters; rewrite the outputs of those that run to the end."""
     parser = argparse.ArgumentParser(prog="python -m toolkit.launch.notebook", description=main.__doc__)
@@ -351,6 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             aside = notebook.with_name(f".executing-{notebook.name}")
             outcome = execute(notebook, aside, echo=lambda line: print(line, flush=True))
             if outcome.ok:
+                forget_place(aside, notebook)
                 os.replace(aside, notebook)
             else:
                 failed += 1
