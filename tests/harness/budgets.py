@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-MINUTES = {"laws": 4, "parity": 4, "distributed": 6, "faults": 5, "browser": 5, "clusters": 6, "notebooks": 14}
+MINUTES = {"laws": 4, "parity": 4, "distributed": 6, "faults": 8, "browser": 5, "clusters": 6, "notebooks": 14}
 TOGETHER = {"parity": "laws"}  # these two share one budget
 TESTS = Path(__file__).resolve().parents[1]
 PACE_SECONDS = 0.22
